@@ -1,0 +1,12 @@
+module github.com/millrace/millrace/services
+
+go 1.26.0
+
+require (
+	github.com/millrace/millrace/platform v0.0.0
+	github.com/millrace/millrace/schemas v0.0.0
+)
+
+replace github.com/millrace/millrace/platform => ../platform
+
+replace github.com/millrace/millrace/schemas => ../schemas
