@@ -1,0 +1,179 @@
+package contract
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/modern-go/reflect2"
+)
+
+// frameBytes is the length of the Confluent frame's head: 0x00 and the schema id, big-endian.
+const frameBytes = 5
+
+// A Codec writes and reads the events of one Set. It is safe for concurrent use. Make it with Bind.
+type Codec[E any] struct {
+	resolver Resolver
+	topic    string
+	bound    []*bound[E]
+	byType   map[uintptr]*bound[E]
+	byName   map[string]*bound[E]
+	plans    atomic.Pointer[map[int32]*plan[E]] // copied on write: a look-up costs no lock and no allocation
+	mu       sync.Mutex
+	loading  map[int32]*load[E]
+}
+
+// A plan says how the payloads of one schema id are read.
+type plan[E any] struct {
+	bound *bound[E] // the type they become
+	err   error     // why they cannot be read
+}
+
+// A load is a look-up in progress; others that need the same id wait for it.
+type load[E any] struct {
+	done chan struct{}
+	plan *plan[E]
+	err  error
+}
+
+// Append appends e to dst as 0x00, schema id, Avro, and returns the extended buffer. It fails with ErrUnknownType if e's Go type is
+// not in the set (a pointer to an event is not the event) and with ErrUnencodable if the bytes could not be read again; dst is then
+// returned as it was. Times are kept in microseconds, UTC.
+func (c *Codec[E]) Append(dst []byte, e E) ([]byte, error) {
+	b := c.byType[reflect2.RTypeOf(e)]
+	if b == nil {
+		return dst, ErrUnknownType.Because("Go type %T, topic %s", e, c.topic)
+	}
+	dst = append(dst, 0)
+	dst = binary.BigEndian.AppendUint32(dst, uint32(b.id))
+	out, err := b.encode(dst, e)
+	if err != nil {
+		return dst[:len(dst)-frameBytes], ErrUnencodable.Because("%s", b.schema.Name()).Wrap(err)
+	}
+	return out, nil
+}
+
+// TypeName returns the full record name of e's type, "" if it is not in the set.
+func (c *Codec[E]) TypeName(e E) string {
+	if b := c.byType[reflect2.RTypeOf(e)]; b != nil {
+		return b.schema.Name()
+	}
+	return ""
+}
+
+// Decode reads one framed event. The result is the value type inside E, shares no memory with frame, and has all fields of the
+// reader's schema, whichever version wrote it. It fails with ErrUnknownType if the schema's record is none of the set's,
+// with ErrUndecodable if the frame is damaged or its schema cannot be read as the set's, and with the Resolver's error if the schema
+// cannot be had now. ctx bounds the look-up of a schema id that was not seen before.
+func (c *Codec[E]) Decode(ctx context.Context, frame []byte) (E, error) {
+	var none E
+	if len(frame) < frameBytes || frame[0] != 0 {
+		return none, badFrame(frame)
+	}
+	id := int32(binary.BigEndian.Uint32(frame[1:frameBytes]))
+	p := (*c.plans.Load())[id]
+	if p == nil {
+		var err error
+		if p, err = c.load(ctx, id); err != nil {
+			return none, err
+		}
+	}
+	if p.err != nil {
+		return none, p.err
+	}
+	e, err := p.decode(frame[frameBytes:])
+	if err != nil {
+		return none, ErrUndecodable.Because("schema id %d, %s", id, p.bound.subject).Wrap(err)
+	}
+	return e, nil
+}
+
+func badFrame(frame []byte) error {
+	switch {
+	case len(frame) == 0:
+		return ErrUndecodable.Because("the value is empty")
+	case frame[0] != 0:
+		return ErrUndecodable.Because("the value starts with byte 0x%02x, a frame starts with 0x00", frame[0]).
+			WithFix("let only producers with a Confluent Avro serializer write to the topic")
+	}
+	return ErrUndecodable.Because("the value has %d bytes, a frame has at least %d", len(frame), frameBytes)
+}
+
+// load returns the plan for an id that was not seen before; concurrent callers share one look-up.
+func (c *Codec[E]) load(ctx context.Context, id int32) (*plan[E], error) {
+	if id <= 0 {
+		return nil, ErrUndecodable.Because("schema id %d is not positive", id)
+	}
+	for {
+		c.mu.Lock()
+		if p := (*c.plans.Load())[id]; p != nil {
+			c.mu.Unlock()
+			return p, nil
+		}
+		l := c.loading[id]
+		if l == nil {
+			l = &load[E]{done: make(chan struct{})}
+			c.loading[id] = l
+			c.mu.Unlock()
+			c.fill(ctx, id, l)
+			return l.plan, l.err
+		}
+		c.mu.Unlock()
+		select {
+		case <-l.done:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("contract: schema id %d: %w", id, context.Cause(ctx))
+		}
+		// The one that looked it up may have had less time than this caller: its cancellation is not this caller's.
+		if l.err == nil || !errors.Is(l.err, context.Canceled) && !errors.Is(l.err, context.DeadlineExceeded) {
+			return l.plan, l.err
+		}
+	}
+}
+
+// fill looks the id up, publishes its plan and ends l. What may change, an error of the resolver, is not kept.
+func (c *Codec[E]) fill(ctx context.Context, id int32, l *load[E]) {
+	defer func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.loading, id)
+		if l.plan != nil {
+			plans := make(map[int32]*plan[E], len(*c.plans.Load())+1)
+			for k, v := range *c.plans.Load() {
+				plans[k] = v
+			}
+			plans[id] = l.plan
+			c.plans.Store(&plans)
+		} else if l.err == nil {
+			l.err = ErrUndecodable.Because("schema id %d: the look-up ended early", id)
+		}
+		close(l.done)
+	}()
+	text, err := c.resolver.SchemaByID(ctx, id)
+	if err != nil {
+		l.err = fmt.Errorf("contract: schema id %d: %w", id, err)
+		return
+	}
+	l.plan = c.newPlan(id, text)
+}
+
+// newPlan decides how what was written with the text is read.
+func (c *Codec[E]) newPlan(id int32, text string) *plan[E] {
+	writer, err := Parse(text)
+	if err != nil {
+		return &plan[E]{err: ErrUndecodable.Because("schema id %d", id).Wrap(err)}
+	}
+	b := c.byName[writer.Name()]
+	if b == nil {
+		return &plan[E]{err: ErrUnknownType.Because("%s (schema id %d, topic %s)", writer.Name(), id, c.topic)}
+	}
+	if writer.Text() == b.schema.Text() {
+		return &plan[E]{bound: b}
+	}
+	return &plan[E]{err: ErrUndecodable.Because("schema id %d: another version of %s", id, writer.Name())}
+}
+
+func (p *plan[E]) decode(payload []byte) (E, error) { return p.bound.decode(payload) }
