@@ -56,12 +56,16 @@ func (s *Server) health() {
 // ready asks every check, so that a report names all that is missing and not only the first.
 func (s *Server) ready(ctx context.Context) (healthReport, error) {
 	report := healthReport{Status: "ready", Checks: make([]checkResult, 0, len(s.o.Checks)+1)}
-	problem := ErrNotReady
 	failed := ""
 	add := func(name string, err error) {
 		c := checkResult{Name: name, OK: err == nil}
 		if err != nil {
-			c.Detail = err.Error()
+			c.Detail = "failed"
+			if e := fault.From(err); e != nil && e.Kind != fault.Internal {
+				c.Detail = e.Error()
+			} else {
+				s.o.Logger.Error("a readiness check failed", "check", name, "error", err.Error())
+			}
 			if failed != "" {
 				failed += "; "
 			}
@@ -82,7 +86,7 @@ func (s *Server) ready(ctx context.Context) (healthReport, error) {
 		return report, nil
 	}
 	report.Status = "not ready"
-	return report, problem.Because("%s", failed)
+	return report, ErrNotReady.Because("%s", failed)
 }
 
 var errDraining = fault.New(fault.Unavailable, "draining", "the server is shutting down")

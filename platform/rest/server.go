@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/labstack/echo/v4"
-	"golang.org/x/net/netutil"
 
 	"github.com/millrace/millrace/platform/fault"
 )
@@ -163,7 +162,7 @@ func (s *Server) Listen(addr string) (net.Addr, error) {
 	if err != nil {
 		return nil, ErrListen.Because("%s", addr).Wrap(err)
 	}
-	s.listener = netutil.LimitListener(l, s.o.MaxConnections)
+	s.listener = newListener(l.(*net.TCPListener), s.o.MaxConnections, s.o.ProblemBase)
 	return l.Addr(), nil
 }
 
