@@ -1,7 +1,7 @@
 package contract
 
 import (
-	"errors"
+	"fmt"
 	"reflect"
 	"sync"
 	"unsafe"
@@ -10,40 +10,58 @@ import (
 	"github.com/modern-go/reflect2"
 )
 
-// A binding ties one schema to one Go type, with a frozen API of its own: the library caches encoders by a form of the schema that
-// leaves out defaults, so two versions in one API would take each other's.
-type binding struct {
-	schema  *Schema
-	typ     reflect.Type
-	rtype   uintptr
-	enc     avro.ValEncoder
-	dec     avro.ValDecoder
-	writers *sync.Pool
-	readers *sync.Pool
+// Guards are the defences around the library, each of which a test turns off to show that it is needed. Outside of tests all are on.
+type guards struct {
+	noScan     bool // walk the payload before it is decoded
+	noStrict   bool // take every error of the reader seriously, its wrapped io.EOF too
+	noTrailing bool // refuse bytes after the value
+	noLimits   bool // bound what the library allocates by itself
+	noCheck    bool // look at Go values before, and at bytes after they were encoded
 }
 
-// A typeCodec is the part of a binding that knows the Go type.
-type typeCodec[E any] func(dec avro.ValDecoder, r *avro.Reader) (E, error)
+// A binding ties one schema to one Go type, with a frozen API of its own: the library caches encoders by a form of the schema that
+// leaves out defaults, so two versions in one API could take each other's.
+type binding struct {
+	guards
+	schema   *Schema
+	typ      reflect.Type
+	rtype    uintptr
+	enc      avro.ValEncoder
+	dec      avro.ValDecoder
+	check    check
+	trim     trim
+	direct   bool // an interface holds the value itself, not a pointer to it
+	writers  *sync.Pool
+	readers  *sync.Pool
+	rewrites *sync.Pool
+}
+
+// A reading reads one value with the library.
+type reading[E any] func(r *avro.Reader) (E, error)
 
 // A bound is a Type that was found in the registry.
 type bound[E any] struct {
-	binding
+	*binding
 	subject string
 	id      int32
-	read    typeCodec[E]
+	read    reading[E]
 }
 
-func openType[T, E any](b binding) (typeCodec[E], error) {
+// openType is what For knows of T.
+func openType[T, E any](b *binding) (reading[E], error) {
 	if _, ok := any(*new(T)).(E); !ok {
 		return nil, ErrContract.Because("%s does not implement %s", reflect.TypeFor[T](), reflect.TypeFor[E]())
 	}
 	// Decoding needs a pointer, E needs a value: the pointed-to memory is used again and again, only the value is allocated.
 	scratch := &sync.Pool{New: func() any { return new(T) }}
-	return func(dec avro.ValDecoder, r *avro.Reader) (E, error) {
+	return func(r *avro.Reader) (E, error) {
 		p := scratch.Get().(*T)
-		dec.Decode(unsafe.Pointer(p), r)
+		b.dec.Decode(unsafe.Pointer(p), r)
+		if b.trim != nil && r.Error == nil {
+			b.trim(unsafe.Pointer(p))
+		}
 		var e E
-		if r.Error == nil {
+		if r.Error == nil || b.noStrict {
 			e = any(*p).(E)
 		}
 		*p = *new(T)
@@ -52,55 +70,99 @@ func openType[T, E any](b binding) (typeCodec[E], error) {
 	}, nil
 }
 
-func bindType[E any](t Type[E]) (*bound[E], error) {
+func bindType[E any](t Type[E], g guards) (*bound[E], error) {
 	if t.open == nil {
 		return nil, ErrContract.Because("a zero Type is in the set; make types with For")
 	}
 	schema, err := Parse(t.schema)
 	if err != nil {
+		return nil, fmt.Errorf("contract: schema of %s: %w", t.typ, err)
+	}
+	b, err := newBinding(schema, t.typ, g)
+	if err != nil {
 		return nil, err
 	}
-	api := avro.Config{DisableBlockSizeHeader: true, MaxSliceAllocSize: MaxItems, MaxByteSliceSize: MaxPayloadBytes}.Freeze()
-	typ := reflect2.Type2(t.typ)
-	b := &bound[E]{binding: binding{
-		schema:  schema,
-		typ:     t.typ,
-		rtype:   typ.RType(),
-		enc:     api.EncoderOf(schema.avro, typ),
-		dec:     api.DecoderOf(schema.avro, reflect2.PtrTo(typ)),
-		writers: &sync.Pool{New: func() any { return avro.NewWriter(nil, 1024, avro.WithWriterConfig(api)) }},
-		readers: &sync.Pool{New: func() any { return avro.NewReader(nil, 0, avro.WithReaderConfig(api)) }},
-	}}
-	b.read, err = t.open(b.binding)
-	return b, err
+	read, err := t.open(b)
+	return &bound[E]{binding: b, read: read}, err
 }
+
+func newBinding(schema *Schema, typ reflect.Type, g guards) (*binding, error) {
+	if schema.root.kind != kindRecord {
+		return nil, ErrContract.Because("the schema of %s is a %s; an event is a record", typ, schema.root.kind)
+	}
+	b := &binding{guards: g, schema: schema, typ: typ}
+	var err error
+	if b.check, b.trim, err = shapeOf(schema.root, typ); err != nil {
+		return nil, ErrContract.Because("%s", schema.Name()).Wrap(err).WithFix("generate the Go types again: millrace contract generate DIR")
+	}
+	wire, err := schema.wire()
+	if err != nil {
+		return nil, ErrContract.Because("%s", schema.Name()).Wrap(err)
+	}
+	config := avro.Config{DisableBlockSizeHeader: true}
+	if !g.noLimits {
+		config.MaxSliceAllocSize, config.MaxByteSliceSize = MaxItems, MaxPayloadBytes
+	}
+	api := config.Freeze()
+	library := reflect2.Type2(typ)
+	b.rtype, b.direct = library.RType(), library.LikePtr()
+	b.enc = api.EncoderOf(wire, library)
+	b.dec = api.DecoderOf(wire, reflect2.PtrTo(library))
+	b.writers = &sync.Pool{New: func() any { return avro.NewWriter(nil, 1024, avro.WithWriterConfig(api)) }}
+	b.readers = &sync.Pool{New: func() any { return avro.NewReader(nil, 0, avro.WithReaderConfig(api)) }}
+	b.rewrites = &sync.Pool{New: func() any { return new(rewrite) }}
+	return b, nil
+}
+
+// maxKept is the largest buffer that is kept for the next value.
+const maxKept = 64 << 10
 
 // encode appends the Avro form of v, whose dynamic type is b's.
 func (b *binding) encode(dst []byte, v any) ([]byte, error) {
+	p := reflect2.PtrOf(v)
+	if b.check != nil && !b.noCheck {
+		q := p
+		if b.direct {
+			q = unsafe.Pointer(&p)
+		}
+		if err := b.check(q); err != nil {
+			return dst, err
+		}
+	}
 	w := b.writers.Get().(*avro.Writer)
-	defer b.writers.Put(w)
 	w.Reset(nil)
 	w.Error = nil
-	b.enc.Encode(reflect2.PtrOf(v), w)
-	if w.Error != nil {
-		return dst, w.Error
+	b.enc.Encode(p, w)
+	out, err := w.Buffer(), w.Error
+	if err == nil && !b.noCheck {
+		// What is written is read for ever: nothing is, that the same walk would refuse when it is read.
+		err = scan(b.schema.root, out)
 	}
-	return append(dst, w.Buffer()...), nil
+	if err == nil {
+		dst = append(dst, out...)
+	}
+	if cap(out) <= maxKept {
+		b.writers.Put(w)
+	}
+	return dst, err
 }
 
+// decode reads one value of the reader's schema that was scanned before.
 func (b *bound[E]) decode(payload []byte) (E, error) {
+	var none E
 	r := b.readers.Get().(*avro.Reader)
-	defer b.readers.Put(r)
 	r.Reset(payload)
 	r.Error = nil
-	e, err := b.read(b.dec, r)
-	if err != nil {
-		return e, err
-	}
-	if r.Peek(); r.Error == nil {
-		var none E
-		return none, errors.New("bytes after the end")
+	e, err := b.read(r)
+	if err == nil {
+		if r.Peek(); r.Error == nil && !b.noTrailing {
+			err = fmt.Errorf("bytes follow after the end of the value")
+		}
 	}
 	r.Reset(nil)
+	b.readers.Put(r)
+	if err != nil && !b.noStrict {
+		return none, err
+	}
 	return e, nil
 }

@@ -18,7 +18,7 @@ const frameBytes = 5
 type Codec[E any] struct {
 	resolver Resolver
 	topic    string
-	bound    []*bound[E]
+	guards   guards
 	byType   map[uintptr]*bound[E]
 	byName   map[string]*bound[E]
 	plans    atomic.Pointer[map[int32]*plan[E]] // copied on write: a look-up costs no lock and no allocation
@@ -28,8 +28,10 @@ type Codec[E any] struct {
 
 // A plan says how the payloads of one schema id are read.
 type plan[E any] struct {
-	bound *bound[E] // the type they become
-	err   error     // why they cannot be read
+	bound  *bound[E] // the type they become
+	writer *node
+	conv   *conv // how they become the reader's, nil = they are
+	err    error // why they cannot be read
 }
 
 // A load is a look-up in progress; others that need the same id wait for it.
@@ -170,10 +172,47 @@ func (c *Codec[E]) newPlan(id int32, text string) *plan[E] {
 	if b == nil {
 		return &plan[E]{err: ErrUnknownType.Because("%s (schema id %d, topic %s)", writer.Name(), id, c.topic)}
 	}
+	p := &plan[E]{bound: b, writer: writer.root}
 	if writer.Text() == b.schema.Text() {
-		return &plan[E]{bound: b}
+		return p
 	}
-	return &plan[E]{err: ErrUndecodable.Because("schema id %d: another version of %s", id, writer.Name())}
+	switch c := resolve(b.schema.root, writer.root); c.op {
+	case opCopy:
+		return p
+	case opFail:
+		return &plan[E]{err: ErrUndecodable.Because("schema id %d, %s: %s", id, b.subject, c.reason).
+			WithFix("register only compatible versions, and read older ones with a program that knows them")}
+	default:
+		p.conv = c
+		return p
+	}
 }
 
-func (p *plan[E]) decode(payload []byte) (E, error) { return p.bound.decode(payload) }
+// A rewrite is the memory for one payload in the reader's schema.
+type rewrite struct {
+	out    []byte
+	bounds []int
+}
+
+func (p *plan[E]) decode(payload []byte) (E, error) {
+	var none E
+	if p.conv == nil {
+		if !p.bound.noScan {
+			if err := scan(p.writer, payload); err != nil {
+				return none, err
+			}
+		}
+		return p.bound.decode(payload)
+	}
+	w := p.bound.rewrites.Get().(*rewrite)
+	defer func() {
+		if cap(w.out) <= maxKept {
+			p.bound.rewrites.Put(w)
+		}
+	}()
+	var err error
+	if w.out, w.bounds, err = p.conv.transcode(w.out[:0], payload, w.bounds); err != nil {
+		return none, err
+	}
+	return p.bound.decode(w.out) // which copies all that it keeps
+}

@@ -24,7 +24,7 @@ type Set[E any] struct {
 type Type[E any] struct {
 	schema string
 	typ    reflect.Type
-	open   func(binding) (typeCodec[E], error)
+	open   func(*binding) (reading[E], error)
 }
 
 // For returns the event type T, a struct that implements the sealed interface E by value, with its schema, the text of an .avsc file.
@@ -63,19 +63,31 @@ type Resolver interface {
 // Bind looks every type of the set up in the registry and returns the set's codec. All types that are not registered are named
 // in one ErrUnregistered; a set that contradicts itself or its Go types is an ErrContract. ctx bounds the look-ups only.
 func Bind[E any](ctx context.Context, s Set[E], r Resolver) (*Codec[E], error) {
-	c := &Codec[E]{resolver: r, topic: s.Topic, byType: map[uintptr]*bound[E]{}, byName: map[string]*bound[E]{}, loading: map[int32]*load[E]{}}
+	return bindSet(ctx, s, r, guards{})
+}
+
+func bindSet[E any](ctx context.Context, s Set[E], r Resolver, g guards) (*Codec[E], error) {
+	c := &Codec[E]{resolver: r, topic: s.Topic, guards: g, byType: map[uintptr]*bound[E]{}, byName: map[string]*bound[E]{}, loading: map[int32]*load[E]{}}
 	if s.Topic == "" || len(s.Types) == 0 {
 		return nil, ErrContract.Because("a set needs a topic and at least one type")
 	}
 	plans := map[int32]*plan[E]{}
 	var missing []string
 	for _, t := range s.Types {
-		b, err := bindType(t)
+		b, err := bindType(t, g)
 		if err != nil {
 			return nil, err
 		}
-		if c.byName[b.schema.Name()] != nil || c.byType[b.rtype] != nil {
-			return nil, ErrContract.Because("%s (%s) is in the set twice", b.schema.Name(), t.typ)
+		if c.byType[b.rtype] != nil {
+			return nil, ErrContract.Because("%s is in the set twice", t.typ)
+		}
+		c.byType[b.rtype] = b
+		// A record that was renamed reads what was written under its old name.
+		for _, name := range append([]string{b.schema.Name()}, b.schema.root.aliases...) {
+			if c.byName[name] != nil {
+				return nil, ErrContract.Because("two types of the set claim the record %s", name)
+			}
+			c.byName[name] = b
 		}
 		b.subject = SubjectName(s.Topic, b.schema.Name())
 		b.id, err = r.SchemaID(ctx, b.subject, t.schema)
@@ -85,9 +97,7 @@ func Bind[E any](ctx context.Context, s Set[E], r Resolver) (*Codec[E], error) {
 		case err != nil:
 			return nil, fmt.Errorf("contract: look up %s: %w", b.subject, err)
 		default:
-			c.byName[b.schema.Name()], c.byType[b.rtype] = b, b
-			c.bound = append(c.bound, b)
-			plans[b.id] = &plan[E]{bound: b}
+			plans[b.id] = &plan[E]{bound: b, writer: b.schema.root}
 		}
 	}
 	if len(missing) > 0 {
