@@ -28,6 +28,14 @@ const arenaChunk = 64 << 10
 // NewBatch returns an empty batch. Its room is about 15 % of Options.MemTable in bytes, and one entry for each 640 bytes of it.
 func (db *DB) NewBatch() *Batch { return &Batch{db: db} }
 
+// Room returns what an empty batch has room for: writes, and bytes as EntryCost counts them.
+func (db *DB) Room() (writes int, bytes int64) {
+	return int(db.bdb.MaxBatchCount()) - 2, db.bdb.MaxBatchSize() - 64
+}
+
+// EntryCost returns the bytes of room that a write of a key and a value of these lengths takes.
+func EntryCost(key, value int) int64 { return int64(1 + key + valueHeader + value + 12) }
+
 // Set adds a write of key; the batch copies both arguments. It returns ErrBatchFull if the batch has no room for it, ErrEntry
 // if none has, ErrClosed or ErrFailed as everything does; then nothing was added.
 func (b *Batch) Set(key, value []byte) error {

