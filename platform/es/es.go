@@ -62,6 +62,7 @@ type Version int64
 
 // Meta is what is known of a command beside its payload; it travels with every event the command causes.
 type Meta struct {
+	Stream        StreamID  // the stream the command was sent to; for deciders, not kept with the events, which know their stream
 	CommandID     string    // the idempotency key; never empty in an event
 	CommandHash   string    // fingerprint of the command's payload: tells a repeat from a reuse of the id
 	CorrelationID string    // the conversation this belongs to; the first command's id by default
@@ -163,6 +164,21 @@ type Position struct {
 // String returns "topic/partition@offset".
 func (p Position) String() string {
 	return p.TopicPartition.String() + "@" + strconv.FormatInt(p.Offset, 10)
+}
+
+// IsZero reports whether p is no position at all.
+func (p Position) IsZero() bool { return p.Topic == "" }
+
+// MarshalText returns what String returns, for JSON.
+func (p Position) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// UnmarshalText reads what ParsePosition reads.
+func (p *Position) UnmarshalText(text []byte) error {
+	q, err := ParsePosition(string(text))
+	if err == nil {
+		*p = q
+	}
+	return err
 }
 
 // ErrPosition is returned for text that is no position.

@@ -187,3 +187,14 @@ func Lines(err error) string {
 	b.WriteString("\ncode: " + e.Code)
 	return b.String()
 }
+
+// Line formats err for a log or the last words of a process: title, why, fix and code in one line.
+func Line(err error) string {
+	text := strings.TrimPrefix(Lines(err), "error: ")
+	text = strings.ReplaceAll(text, "\nwhy: ", ": ")
+	text = strings.ReplaceAll(text, "\nfix: ", "; ")
+	if i := strings.LastIndex(text, "\ncode: "); i >= 0 {
+		text = text[:i] + " [" + text[i+len("\ncode: "):] + "]"
+	}
+	return strings.ReplaceAll(text, "\n", " ")
+}
