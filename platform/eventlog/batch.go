@@ -41,7 +41,8 @@ type Batch struct {
 	buf     []byte // head and records; the head is filled in when the batch is sealed
 	count   int32
 	limit   int
-	scratch []byte // where an event's value is encoded: its length comes before it in the batch
+	frame   []byte // where an event is encoded: its length comes before it in the batch
+	scratch []byte // where the texts of its headers are gathered
 	headers []Header
 }
 

@@ -51,11 +51,17 @@ func NewEvents[E any](codec *contract.Codec[E], source string) *Events[E] {
 // Add encodes an event at the end of the batch. It returns the codec's error, or ErrBatchFull or ErrTooLarge; the batch is unchanged
 // then. The envelope's Position is the log's to give, and ignored, as is Time: ce_time is Meta.Time.
 func (x *Events[E]) Add(b *Batch, env es.Envelope[E]) error {
-	s, err := x.codec.Append(b.scratch[:0], env.Event)
+	frame, err := x.codec.Append(b.frame[:0], env.Event)
 	if err != nil {
 		return err
 	}
-	value := len(s)
+	b.frame = frame
+	return x.AddFrame(b, &env, frame)
+}
+
+// AddFrame is Add for an event that the codec has framed already, for callers that need the frame themselves.
+func (x *Events[E]) AddFrame(b *Batch, env *es.Envelope[E], frame []byte) error {
+	s := b.scratch[:0]
 	typ, id := env.Type, env.ID
 	if typ == "" {
 		typ = x.codec.TypeName(env.Event)
@@ -112,7 +118,7 @@ func (x *Events[E]) Add(b *Batch, env es.Envelope[E]) error {
 		h = append(h, Header{Key: m.key, Value: s[m.from:m.to]})
 	}
 	b.headers = h
-	return b.Add(s[key:], s[:value], h)
+	return b.Add(s[key:], frame, h)
 }
 
 // Envelope reads a record. It returns ErrRecord for headers that Add did not write, and the codec's errors for the value, with the

@@ -62,6 +62,14 @@ func (o *Owner) Next() int64 {
 	return o.next
 }
 
+// Cursor returns from where a reader that knows everything appended so far reads on. A store that takes what it appended itself,
+// instead of reading it back, keeps this cursor with it.
+func (o *Owner) Cursor() Cursor {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return Cursor{TopicPartition: o.tp, TopicID: o.topic.ID, Next: o.next, LeaderEpoch: -1, ProducerID: o.pid, Epoch: o.epoch}
+}
+
 // Lost returns a channel that is closed when the owner has ended.
 func (o *Owner) Lost() <-chan struct{} { return o.lost }
 

@@ -1,0 +1,244 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/millrace/millrace/platform/contract"
+	"github.com/millrace/millrace/platform/es"
+	"github.com/millrace/millrace/platform/eventlog"
+	"github.com/millrace/millrace/platform/store"
+)
+
+// Config is what an Engine works with; the zero value of a limit means its default.
+type Config struct {
+	Log      *eventlog.Client
+	Topic    eventlog.Topic
+	Store    *store.DB // the stream store, for this engine alone
+	Identity eventlog.Identity
+	Marks    eventlog.Marks
+	Source   string // ce_source of the events, e.g. "/shop/orders"
+	Logger   *slog.Logger
+
+	Queue        int           // commands that wait for one partition before more are refused; default 4096
+	BatchRecords int           // events in one write; default 4096
+	BatchBytes   int           // bytes of one write; default 900 KiB, below Kafka's default max.message.bytes
+	Streams      int           // streams kept in memory, over all partitions; default 131072
+	AckTimeout   time.Duration // a write outstanding for longer stops admission; default 3 s
+}
+
+func (c *Config) setDefaults() {
+	for _, d := range []struct {
+		field *int
+		value int
+	}{{&c.Queue, 4096}, {&c.BatchRecords, 4096}, {&c.BatchBytes, 900 << 10}, {&c.Streams, 1 << 17}} {
+		if *d.field <= 0 {
+			*d.field = d.value
+		}
+	}
+	if c.AckTimeout <= 0 {
+		c.AckTimeout = 3 * time.Second
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+// An Engine decides the commands C of one aggregate type on the partitions it owns and appends the events E they cause.
+// Its methods may be called from any goroutine.
+type Engine[S, C, E any] struct {
+	cfg        Config
+	decider    es.Decider[S, C, E]
+	codec      *contract.Codec[E]
+	events     *eventlog.Events[E]
+	partitions []*partition[S, C, E]
+	storing    *storer
+	running    atomic.Bool
+	stopped    chan struct{}
+}
+
+// New returns an Engine that owns every partition of the topic once Run has claimed them.
+func New[S, C, E any](cfg Config, d es.Decider[S, C, E], codec *contract.Codec[E]) *Engine[S, C, E] {
+	cfg.setDefaults()
+	e := &Engine[S, C, E]{
+		cfg:     cfg,
+		decider: d,
+		codec:   codec,
+		events:  eventlog.NewEvents(codec, cfg.Source),
+		storing: newStorer(cfg.Store),
+		stopped: make(chan struct{}),
+	}
+	for id := range cfg.Topic.Partitions {
+		e.partitions = append(e.partitions, newPartition(e, id))
+	}
+	return e
+}
+
+// Run claims the partitions and decides commands until ctx ends; then it drains what was admitted, gives the partitions up and
+// returns nil. It returns an error if the stream store fails or does not fit the log. It may be called once.
+func (e *Engine[S, C, E]) Run(ctx context.Context) error {
+	if e.running.Swap(true) {
+		return errors.New("command: Run called twice")
+	}
+	defer close(e.stopped)
+	// The storer outlives the partitions: what they append while draining must still be written.
+	storing := make(chan error, 1)
+	g, ctx := errgroup.WithContext(ctx)
+	go func() { storing <- e.storing.run() }()
+	for _, p := range e.partitions {
+		g.Go(func() error { return p.run(ctx) })
+	}
+	g.Go(func() error {
+		select {
+		case <-e.storing.failed:
+			return e.storing.err
+		case <-ctx.Done():
+			return nil
+		}
+	})
+	err := g.Wait()
+	e.storing.close()
+	return errors.Join(err, <-storing)
+}
+
+// Ready reports whether every partition takes commands.
+func (e *Engine[S, C, E]) Ready() bool {
+	for _, p := range e.partitions {
+		if !p.serving.Load() {
+			return false
+		}
+	}
+	return true
+}
+
+// Handle decides c and returns its receipt once its events are in the log for good, or the reason why nothing was appended.
+// If ctx ends first, ErrUnavailable says that c will not take effect and ErrOutcome that it may: repeat it under the same id.
+func (e *Engine[S, C, E]) Handle(ctx context.Context, c Command[C]) (Receipt, error) {
+	if err := c.prepare(time.Now()); err != nil {
+		return Receipt{}, err
+	}
+	return e.ask(ctx, &request[C]{ctx: ctx, command: c, answer: make(chan result, 1)})
+}
+
+// Lookup returns the receipt of a command that took effect on a stream, or ErrUnknownCommand.
+func (e *Engine[S, C, E]) Lookup(ctx context.Context, stream es.StreamID, commandID string) (Receipt, error) {
+	return e.ask(ctx, &request[C]{ctx: ctx, lookup: true, command: Command[C]{Stream: stream, ID: commandID}, answer: make(chan result, 1)})
+}
+
+func (e *Engine[S, C, E]) ask(ctx context.Context, r *request[C]) (Receipt, error) {
+	p := e.partition(r.command.Stream)
+	if since := p.waiting.Load(); since != 0 && time.Since(time.Unix(0, since)) > e.cfg.AckTimeout {
+		return Receipt{}, ErrUnavailable.Because("%s: no broker has confirmed a write for %v", p.at, e.cfg.AckTimeout).After(time.Second)
+	}
+	select {
+	case p.queue <- r:
+	case <-e.stopped:
+		return Receipt{}, errStopping
+	default:
+		return Receipt{}, ErrOverloaded.Because("%d wait for %s", cap(p.queue), p.at).After(time.Second)
+	}
+	select {
+	case a := <-r.answer:
+		return a.receipt, a.err
+	case <-ctx.Done():
+	case <-e.stopped:
+	}
+	if r.state.CompareAndSwap(queued, abandoned) {
+		return Receipt{}, ErrUnavailable.Because("%s did not get to the command in time; it will not take effect", p.at).After(time.Second)
+	}
+	select {
+	case a := <-r.answer:
+		return a.receipt, a.err
+	default:
+		return Receipt{}, ErrOutcome.Because("the deadline passed while the write was on its way").WithFix("repeat the command with the same Idempotency-Key").After(time.Second)
+	}
+}
+
+var errStopping = ErrUnavailable.Because("this instance is stopping").After(time.Second)
+
+func (e *Engine[S, C, E]) partition(id es.StreamID) *partition[S, C, E] {
+	return e.partitions[eventlog.PartitionOf(id, e.cfg.Topic.Partitions)]
+}
+
+// Events returns up to limit events of a stream with versions from on, and the stream's current version;
+// ErrStreamNotFound if it has none. Everything acknowledged before the call is in it.
+func (e *Engine[S, C, E]) Events(ctx context.Context, id es.StreamID, from es.Version, limit int) ([]es.Envelope[E], error) {
+	var all []es.Envelope[E]
+	err := e.read(ctx, id, from, func(env es.Envelope[E]) bool {
+		all = append(all, env)
+		return len(all) < limit
+	})
+	if err == nil && len(all) == 0 && from <= 1 {
+		return nil, ErrStreamNotFound.Because("%q has no events", id)
+	}
+	return all, err
+}
+
+// State returns the state of a stream after its last event for which upTo is true (nil = after the last), with that event's version.
+// Versions count from 1; ErrStreamNotFound if the stream has no events at all.
+func (e *Engine[S, C, E]) State(ctx context.Context, id es.StreamID, upTo func(es.Envelope[E]) bool) (S, es.Version, error) {
+	var state S
+	var version es.Version
+	found := false
+	err := e.read(ctx, id, 1, func(env es.Envelope[E]) bool {
+		found = true
+		if upTo != nil && !upTo(env) {
+			return false
+		}
+		state, version = e.decider.Evolve(state, env.Event), env.Version
+		return true
+	})
+	if err == nil && !found {
+		err = ErrStreamNotFound.Because("%q has no events", id)
+	}
+	return state, version, err
+}
+
+// read calls yield with a stream's events from a version on until it returns false, after the store has caught up with what was
+// acknowledged before.
+func (e *Engine[S, C, E]) read(ctx context.Context, id es.StreamID, from es.Version, yield func(es.Envelope[E]) bool) error {
+	p := e.partition(id)
+	if err := p.waitStored(ctx); err != nil {
+		return err
+	}
+	return e.cfg.Store.Read(func(rd *store.Reader) error {
+		return p.scan(ctx, rd, id, max(from, 1), yield)
+	})
+}
+
+// scan calls yield with the stored events of a stream from a version on; a hole in the versions is ErrStore.
+func (p *partition[S, C, E]) scan(ctx context.Context, rd *store.Reader, id es.StreamID, from es.Version, yield func(es.Envelope[E]) bool) error {
+	next := from
+	rg := store.Range{From: eventKey(nil, p.at.Partition, id, from), To: store.PrefixEnd(streamPrefix(nil, p.at.Partition, id))}
+	for pair, err := range rd.Scan(rg) {
+		if err != nil {
+			return err
+		}
+		r, err := parseRow(pair.Value)
+		if err != nil {
+			return ErrStore.Because("event %d of %q: %v", next, id, err)
+		}
+		if want := eventKey(nil, p.at.Partition, id, next); string(want) != string(pair.Key) {
+			return ErrStore.Because("event %d of %q is missing", next, id)
+		}
+		event, err := p.engine.codec.Decode(ctx, r.frame)
+		if err != nil {
+			return fmt.Errorf("command: event %d of %q: %w", next, id, err)
+		}
+		env := es.Envelope[E]{
+			ID: es.EventID(id, r.meta.CommandID, r.index), Type: r.typ, Stream: id, Version: next, Index: r.index, Count: r.count,
+			Position: es.Position{TopicPartition: p.at, Offset: r.offset}, Time: r.time, Meta: r.meta, Event: event,
+		}
+		if !yield(env) {
+			return nil
+		}
+		next++
+	}
+	return nil
+}

@@ -1,0 +1,220 @@
+package command
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/millrace/millrace/platform/es"
+	"github.com/millrace/millrace/platform/eventlog"
+	"github.com/millrace/millrace/platform/store"
+)
+
+// The stream store keeps, for each partition, under
+//
+//	'e' partition stream version -> one event (row)
+//	'c' partition hash(stream, command id) -> version of the command's first event
+//	'p' partition -> the cursor: everything before it is in the store
+//
+// All of it is derived from the log and is written in one transaction with the cursor.
+
+func eventKey(dst []byte, partition int32, stream es.StreamID, version es.Version) []byte {
+	return store.AppendUint64(streamPrefix(dst, partition, stream), uint64(version))
+}
+
+func streamPrefix(dst []byte, partition int32, stream es.StreamID) []byte {
+	dst = append(dst, 'e')
+	dst = binary.BigEndian.AppendUint32(dst, uint32(partition))
+	return store.AppendString(dst, string(stream))
+}
+
+// commandKey hashes stream and command id: a hit is verified against the event it names, so a collision cannot pass for a repeat.
+func commandKey(dst []byte, partition int32, stream es.StreamID, commandID string) []byte {
+	dst = append(dst, 'c')
+	dst = binary.BigEndian.AppendUint32(dst, uint32(partition))
+	var buf [2*es.MaxIDBytes + 1]byte
+	text := append(buf[:0], stream...)
+	text = append(text, 0)
+	text = append(text, commandID...)
+	sum := sha256.Sum256(text)
+	return append(dst, sum[:16]...)
+}
+
+func cursorKey(partition int32) []byte {
+	return binary.BigEndian.AppendUint32([]byte{'p'}, uint32(partition))
+}
+
+// A row is one event as the stream store keeps it: the envelope's facts beside the untouched frame of the log.
+type row struct {
+	offset int64
+	index  int
+	count  int
+	time   time.Time
+	typ    string
+	meta   es.Meta
+	frame  []byte
+}
+
+const rowFormat = 1
+
+var errRow = errors.New("malformed row")
+
+func (r *row) append(dst []byte) []byte {
+	dst = append(dst, rowFormat)
+	dst = binary.AppendUvarint(dst, uint64(r.offset))
+	dst = binary.AppendUvarint(dst, uint64(r.index))
+	dst = binary.AppendUvarint(dst, uint64(r.count))
+	dst = binary.AppendVarint(dst, r.time.UnixMicro())
+	correlation := r.meta.CorrelationID
+	if correlation == r.meta.CommandID {
+		correlation = "" // the usual case: the command started the conversation
+	}
+	for _, s := range [...]string{r.typ, r.meta.CommandID, r.meta.CommandHash, correlation, r.meta.CausationID, r.meta.Actor, r.meta.TraceParent} {
+		dst = binary.AppendUvarint(dst, uint64(len(s)))
+		dst = append(dst, s...)
+	}
+	return append(dst, r.frame...)
+}
+
+func parseRow(b []byte) (row, error) {
+	if len(b) == 0 || b[0] != rowFormat {
+		return row{}, errRow
+	}
+	b = b[1:]
+	bad := false
+	number := func() uint64 {
+		v, n := binary.Uvarint(b)
+		if n <= 0 || v > 1<<62 {
+			bad = true
+			return 0
+		}
+		b = b[n:]
+		return v
+	}
+	text := func() string {
+		n := number()
+		if bad || n > uint64(len(b)) {
+			bad = true
+			return ""
+		}
+		s := string(b[:n])
+		b = b[n:]
+		return s
+	}
+	r := row{offset: int64(number()), index: int(number()), count: int(number())}
+	micros, n := binary.Varint(b)
+	if n <= 0 {
+		return row{}, errRow
+	}
+	b = b[n:]
+	r.time = time.UnixMicro(micros).UTC()
+	r.typ = text()
+	r.meta = es.Meta{CommandID: text(), CommandHash: text(), CorrelationID: text(), CausationID: text(), Actor: text(), TraceParent: text(), Time: r.time}
+	if bad || r.count < 1 || r.index >= r.count {
+		return row{}, errRow
+	}
+	if r.meta.CorrelationID == "" {
+		r.meta.CorrelationID = r.meta.CommandID
+	}
+	r.frame = b
+	return r, nil
+}
+
+// rowOf returns the row of an envelope read from the log.
+func rowOf[E any](env *es.Envelope[E], frame []byte) row {
+	return row{offset: env.Position.Offset, index: env.Index, count: env.Count, time: env.Time, typ: env.Type, meta: env.Meta, frame: frame}
+}
+
+// put writes one event and, with the first of a command, the command's index entry.
+func put(b *store.Batch, partition int32, stream es.StreamID, version es.Version, r *row) error {
+	if err := b.Set(eventKey(nil, partition, stream, version), r.append(nil)); err != nil {
+		return err
+	}
+	if r.index != 0 {
+		return nil
+	}
+	return b.Set(commandKey(nil, partition, stream, r.meta.CommandID), binary.AppendUvarint(nil, uint64(version)))
+}
+
+func readRow(rd *store.Reader, key []byte) (row, error) {
+	value, err := rd.Get(key)
+	if err != nil {
+		return row{}, err
+	}
+	r, err := parseRow(value)
+	if err != nil {
+		return row{}, ErrStore.Because("row %x: %v", key, err)
+	}
+	return r, nil
+}
+
+// A past is a command that took effect, as far as an answer to its repetition needs it.
+type past struct {
+	id, hash string
+	first    es.Version
+	offset   int64    // of its last event; unacked until the batch is
+	types    []string // of its events
+	batch    uint64   // the batch it is in while that is unacked, else 0
+	slot     int      // its place in that batch
+}
+
+// findCommand looks a command up in the store; nil if it never took effect there.
+func findCommand(rd *store.Reader, partition int32, stream es.StreamID, commandID string) (*past, error) {
+	value, err := rd.Get(commandKey(nil, partition, stream, commandID))
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	n, size := binary.Uvarint(value)
+	if size <= 0 {
+		return nil, ErrStore.Because("index entry of command %q on %q is malformed", commandID, stream)
+	}
+	first := es.Version(n)
+	r, err := readRow(rd, eventKey(nil, partition, stream, first))
+	if errors.Is(err, store.ErrNotFound) || (err == nil && r.meta.CommandID != commandID) {
+		return nil, nil // another command with the same hash
+	}
+	if err != nil {
+		return nil, err
+	}
+	p := &past{id: commandID, hash: r.meta.CommandHash, first: first, types: []string{r.typ}, offset: r.offset + int64(r.count) - 1}
+	for i := 1; i < r.count; i++ {
+		next, err := readRow(rd, eventKey(nil, partition, stream, first+es.Version(i)))
+		if err != nil {
+			return nil, fmt.Errorf("command: event %d of command %q on %q: %w", i, commandID, stream, err)
+		}
+		p.types = append(p.types, next.typ)
+	}
+	return p, nil
+}
+
+func readCursor(db *store.DB, t eventlog.Topic, partition int32) (eventlog.Cursor, error) {
+	cursor := t.Start(partition)
+	err := db.Read(func(rd *store.Reader) error {
+		value, err := rd.Get(cursorKey(partition))
+		if errors.Is(err, store.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return cursor.UnmarshalBinary(value)
+	})
+	return cursor, err
+}
+
+func putCursor(b *store.Batch, c eventlog.Cursor) error {
+	value, err := c.AppendBinary(nil)
+	if err != nil {
+		return err
+	}
+	return b.Set(cursorKey(c.TopicPartition.Partition), value)
+}
+
+// isFull reports whether a store batch must be committed before more can go in.
+func isFull(err error) bool { return errors.Is(err, store.ErrBatchFull) }
+

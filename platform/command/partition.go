@@ -1,0 +1,625 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/millrace/millrace/platform/es"
+	"github.com/millrace/millrace/platform/eventlog"
+	"github.com/millrace/millrace/platform/fault"
+	"github.com/millrace/millrace/platform/store"
+)
+
+// A request is a command, or the look-up of one, on its way through a partition.
+type request[C any] struct {
+	ctx     context.Context
+	command Command[C]
+	lookup  bool
+	retried bool // admitted before, under an owner that was deposed since
+	state   atomic.Int32
+	answer  chan result // holds one
+}
+
+// A partition decides the commands of one partition, one after the other, on one goroutine. Its life is a loop of claim, catch up, serve:
+//
+//	queue ─► admit: known id? → load → expected version → Decide → Evolve → encode into filling
+//	filling ─► flying (one write on its way; the next fills meanwhile) ─ack─► answers, storer
+//
+// Nothing is answered before the write that it rests on is acknowledged. If a write fails, the owner is deposed: everything in memory is
+// dropped, and what was not answered is decided again under the next claim, where the command id tells what had taken effect.
+type partition[S, C, E any] struct {
+	engine *Engine[S, C, E]
+	at     es.TopicPartition
+	queue  chan *request[C]
+
+	serving atomic.Bool
+	waiting atomic.Int64 // since when a write is outstanding, Unix nanoseconds; 0 = none is
+	ready   chan struct{} // closed after the first claim: from then on stored and acked mean something
+	acked   atomic.Int64  // offset after the last record that was acknowledged, or read at the claim
+	stored  *progress     // offset before which everything is in the store
+
+	// The rest belongs to the loop.
+	cache   *cache[S]
+	owner   *eventlog.Owner
+	claimed bool
+	filling *batch[S, C]
+	flying  *batch[S, C]
+	spare   []*eventlog.Batch
+	batches uint64
+	held    *request[C]   // does not fit in filling; goes first into the next batch
+	again   []*request[C] // to be decided again under the next claim
+	acks    chan ack
+}
+
+type ack struct {
+	base int64
+	err  error
+}
+
+// A batch is one write: its encoded records and who waits for it.
+type batch[S, C any] struct {
+	seq     uint64
+	encoded *eventlog.Batch
+	taken   []taken[S, C]
+	waits   []wait[C]
+	arena   []byte // the events' frames, one after the other
+}
+
+// A taken command is in a batch.
+type taken[S, C any] struct {
+	request *request[C]
+	stream  *stream[S]
+	first   es.Version
+	place   int // of its first event in the batch
+	types   []string
+	ends    []int // of its events' frames in the arena
+	begin   int
+	meta    es.Meta
+}
+
+// A wait is an answer that rests on events of a batch: a refusal, a command with nothing to do, a repeat of a command in it.
+type wait[C any] struct {
+	request *request[C]
+	result  result
+	repeat  int // of taken[repeat]; -1 = result is the answer
+	place   int // the event that gives the result its position; -1 = it has one, or needs none
+}
+
+func newPartition[S, C, E any](e *Engine[S, C, E], id int32) *partition[S, C, E] {
+	return &partition[S, C, E]{
+		engine: e,
+		at:     es.TopicPartition{Topic: e.cfg.Topic.Name, Partition: id},
+		queue:  make(chan *request[C], e.cfg.Queue),
+		ready:  make(chan struct{}),
+		stored: newProgress(),
+	}
+}
+
+// run claims the partition, serves it, and claims it again when it was lost, until ctx ends.
+func (p *partition[S, C, E]) run(ctx context.Context) error {
+	defer p.refuseAll()
+	pause := 10 * time.Millisecond
+	for {
+		err := p.takeOver(ctx)
+		if err == nil {
+			pause = 10 * time.Millisecond
+			err = p.serve(ctx)
+		}
+		p.serving.Store(false)
+		if p.owner != nil {
+			p.owner.Release()
+			p.owner = nil
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if !p.transient(err) {
+			return fmt.Errorf("command: %s: %w", p.at, err)
+		}
+		p.engine.cfg.Logger.Warn("partition lost, claiming it again", "partition", p.at.String(), "reason", err, "pause", pause)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil
+		}
+		pause = min(2*pause, time.Second)
+	}
+}
+
+// transient reports whether a new claim may mend err: brokers and other claimants come and go, a store that does not fit stays.
+func (p *partition[S, C, E]) transient(err error) bool {
+	return errors.Is(err, eventlog.ErrFenced) || errors.Is(err, eventlog.ErrOutcome) || fault.KindOf(err).Retryable() ||
+		errors.Is(err, context.DeadlineExceeded)
+}
+
+// takeOver makes this process the owner and brings the store up to the claim.
+func (p *partition[S, C, E]) takeOver(ctx context.Context) error {
+	e := p.engine
+	// What the last owner in this process had acknowledged must be in the store before the log is read after it.
+	if p.claimed {
+		if err := p.waitStored(ctx); err != nil {
+			return err
+		}
+	}
+	cursor, err := readCursor(e.cfg.Store, e.cfg.Topic, p.at.Partition)
+	if err != nil {
+		return err
+	}
+	owner, err := e.cfg.Log.Claim(ctx, e.cfg.Topic, p.at.Partition, e.cfg.Identity, e.cfg.Marks)
+	if err != nil {
+		return err
+	}
+	p.owner = owner
+	source, err := e.cfg.Log.NewSource(ctx, cursor)
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	for cursor.Next <= owner.Claimed().Offset {
+		fetched, err := source.Poll(ctx)
+		if err != nil {
+			return err
+		}
+		for _, f := range fetched {
+			if err := p.follow(ctx, f); err != nil {
+				return err
+			}
+			cursor = f.Cursor
+		}
+	}
+	p.acked.Store(cursor.Next)
+	p.stored.set(cursor.Next)
+	if !p.claimed {
+		p.claimed = true
+		close(p.ready)
+	}
+	p.acks = make(chan ack, 1) // an answer to a write of the last owner must not pass for one of this
+	p.cache = newCache[S](max(1, e.cfg.Streams/len(e.partitions)))
+	p.filling, p.flying, p.held = p.newBatch(), nil, nil
+	return nil
+}
+
+// follow writes what was read from the log to the store; the cursor goes with it, also where a full transaction cuts it.
+func (p *partition[S, C, E]) follow(ctx context.Context, f eventlog.Fetched) error {
+	e := p.engine
+	b := e.cfg.Store.NewBatch()
+	defer func() { b.Discard() }()
+	cursor := f.Cursor
+	for i := 0; i < len(f.Records); {
+		r := &f.Records[i]
+		var err error
+		if r.Mark == 0 {
+			var env es.Envelope[E]
+			if env, err = e.events.Envelope(ctx, *r); err != nil {
+				return fmt.Errorf("command: record %s: %w", r.Position, err)
+			}
+			line := rowOf(&env, r.Value)
+			err = put(b, p.at.Partition, env.Stream, env.Version, &line)
+		}
+		if err == nil {
+			i++
+			continue
+		}
+		if !isFull(err) || b.Len() == 0 {
+			return err
+		}
+		cursor.Next, cursor.ProducerID, cursor.Epoch = r.Position.Offset, r.ProducerID, r.Epoch
+		if err := putCursor(b, cursor); err != nil && !isFull(err) {
+			return err
+		}
+		if err := b.Commit(); err != nil {
+			return err
+		}
+		b = e.cfg.Store.NewBatch()
+	}
+	if err := putCursor(b, f.Cursor); err != nil {
+		return err
+	}
+	return b.Commit()
+}
+
+// drainTime bounds how long a stopping partition waits for its last writes.
+const drainTime = 5 * time.Second
+
+// serve decides commands until the partition is lost, an error, or ctx ends and what was admitted is written, nil.
+func (p *partition[S, C, E]) serve(ctx context.Context) error {
+	var (
+		stop    = ctx.Done()
+		drained <-chan time.Time
+	)
+	defer func() { p.dropAll() }()
+	p.serving.Store(true)
+	again := p.again
+	p.again = nil
+	for i, r := range again {
+		if p.held != nil {
+			p.again = again[i:]
+			break
+		}
+		p.admit(ctx, r)
+	}
+	for {
+		if p.held != nil && p.flying == nil && p.filling.encoded.Len() == 0 {
+			again := append([]*request[C]{p.held}, p.again...)
+			p.held, p.again = nil, nil
+			for i, r := range again {
+				if p.held != nil {
+					p.again = again[i:]
+					break
+				}
+				p.admit(ctx, r)
+			}
+		}
+		p.send()
+		queue := p.queue
+		if p.held != nil || stop == nil {
+			queue = nil // full, or stopping: the rest waits where its caller can still give up
+		}
+		if stop == nil && p.flying == nil && p.held == nil {
+			return nil
+		}
+		select {
+		case r := <-queue:
+			p.next(ctx, r)
+			// Everything that waits already shares the write.
+			for n := len(queue); n > 0 && p.held == nil; n-- {
+				p.next(ctx, <-queue)
+			}
+		case a := <-p.acks:
+			p.waiting.Store(0)
+			if a.err != nil {
+				return a.err
+			}
+			p.confirm(a.base)
+		case <-p.owner.Lost():
+			if p.flying == nil {
+				return p.owner.Err()
+			}
+			// The write has an end of its own, which says more.
+			a := <-p.acks
+			if a.err != nil {
+				return a.err
+			}
+			p.confirm(a.base)
+			return p.owner.Err()
+		case <-p.engine.storing.failed:
+			return p.engine.storing.err
+		case <-stop:
+			p.serving.Store(false)
+			stop, drained = nil, time.After(drainTime)
+		case <-drained:
+			return nil
+		}
+	}
+}
+
+// next admits a request from the queue unless its caller gave up.
+func (p *partition[S, C, E]) next(ctx context.Context, r *request[C]) {
+	if r.state.CompareAndSwap(queued, admitted) {
+		p.admit(ctx, r)
+	}
+}
+
+// admit decides a request on everything decided before on its stream, and puts the events into the batch that fills.
+func (p *partition[S, C, E]) admit(ctx context.Context, r *request[C]) {
+	if r.retried && r.ctx.Err() != nil {
+		return // nobody waits any more; a repeat of the command finds out what became of it
+	}
+	c := &r.command
+	s, err := p.load(ctx, c.Stream)
+	if err != nil {
+		r.answer <- result{err: err}
+		return
+	}
+	known, err := p.known(s, c.ID)
+	switch {
+	case err != nil:
+		r.answer <- result{err: err}
+	case known != nil && !r.lookup && known.hash != c.Meta.CommandHash:
+		p.rest(s, wait[C]{request: r, repeat: -1, place: -1, result: result{
+			err: ErrReused.Because("%q was given to another command on %q", c.ID, c.Stream).WithFix("use a new Idempotency-Key for every new command"),
+		}})
+	case known != nil && known.batch != 0:
+		p.attach(known.batch, wait[C]{request: r, repeat: known.slot, place: -1})
+	case known != nil:
+		a := receipt(p.at, s.id, c.ID, known.first, known.types, known.offset)
+		a.Replayed = !r.retried && !r.lookup
+		r.answer <- result{receipt: a}
+	case r.lookup:
+		r.answer <- result{err: ErrUnknownCommand.Because("%q on %q", c.ID, c.Stream)}
+	case c.Expect != nil && *c.Expect != s.version:
+		p.rest(s, wait[C]{request: r, repeat: -1, place: -1, result: result{
+			err: ErrVersion.Because("%q is at %d, expected %d", c.Stream, s.version, *c.Expect).WithCurrent(int64(s.version)).WithFix("read the stream again and decide anew"),
+		}})
+	default:
+		p.decide(s, r)
+	}
+}
+
+// decide asks the decider and takes the events.
+func (p *partition[S, C, E]) decide(s *stream[S], r *request[C]) {
+	c := &r.command
+	events, state, err := p.consult(s, c)
+	switch {
+	case err != nil:
+		p.rest(s, wait[C]{request: r, repeat: -1, place: -1, result: result{err: err}})
+	case len(events) == 0:
+		done := Receipt{ID: s.id, Version: s.version, Events: []EventRef{}}
+		place := -1
+		if s.batch != 0 {
+			place = s.place
+		} else if s.last >= 0 {
+			done.Position = es.Position{TopicPartition: p.at, Offset: s.last}
+		}
+		p.rest(s, wait[C]{request: r, repeat: -1, place: place, result: result{receipt: done}})
+	default:
+		p.take(s, r, events, state)
+	}
+}
+
+// consult runs the author's code: a panic in it is an answer to this one command, not the end of the partition.
+func (p *partition[S, C, E]) consult(s *stream[S], c *Command[C]) (events []E, state S, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			p.engine.cfg.Logger.Error("decider panicked", "partition", p.at.String(), "stream", string(s.id), "command", fmt.Sprintf("%T", c.Payload), "panic", v)
+			err = ErrDecider.Because("panic: %v", v)
+		}
+	}()
+	events, err = p.engine.decider.Decide(s.state, c.Payload, c.Meta)
+	if err != nil {
+		return nil, state, err
+	}
+	state = s.state
+	for _, e := range events {
+		state = p.engine.decider.Evolve(state, e)
+	}
+	return events, state, nil
+}
+
+// take encodes the events, all in one batch, and makes them part of the stream's state.
+func (p *partition[S, C, E]) take(s *stream[S], r *request[C], events []E, state S) {
+	e, b, c := p.engine, p.filling, &r.command
+	if n := b.encoded.Len(); n > 0 && n+len(events) > e.cfg.BatchRecords {
+		p.held = r
+		return
+	}
+	t := taken[S, C]{
+		request: r, stream: s, first: s.version + 1, place: b.encoded.Len(), begin: len(b.arena), meta: c.Meta,
+		types: make([]string, 0, len(events)), ends: make([]int, 0, len(events)),
+	}
+	save := b.encoded.Savepoint()
+	for i, event := range events {
+		if err := p.encode(&t, i, len(events), event); err != nil {
+			b.encoded.Rollback(save)
+			b.arena = b.arena[:t.begin]
+			switch {
+			case errors.Is(err, eventlog.ErrBatchFull) && b.encoded.Len() > 0:
+				p.held = r
+			case errors.Is(err, eventlog.ErrBatchFull), errors.Is(err, eventlog.ErrTooLarge):
+				p.rest(s, wait[C]{request: r, repeat: -1, place: -1, result: result{
+					err: ErrTooLarge.Because("%d events, more than %d bytes", len(events), e.cfg.BatchBytes).WithFix("split the command"),
+				}})
+			default:
+				e.cfg.Logger.Error("event cannot be encoded", "partition", p.at.String(), "stream", string(s.id), "error", err)
+				p.rest(s, wait[C]{request: r, repeat: -1, place: -1, result: result{err: ErrDecider.Because("event %d", i).Wrap(err)}})
+			}
+			return
+		}
+	}
+	s.state, s.version = state, s.version+es.Version(len(events))
+	s.batch, s.place = b.seq, b.encoded.Len()-1
+	s.remember(past{id: c.ID, hash: c.Meta.CommandHash, first: t.first, types: t.types, batch: b.seq, slot: len(b.taken)}, p.stored.get())
+	b.taken = append(b.taken, t)
+}
+
+func (p *partition[S, C, E]) encode(t *taken[S, C], index, count int, event E) error {
+	e, b := p.engine, p.filling
+	start := len(b.arena)
+	var err error
+	if b.arena, err = e.codec.Append(b.arena, event); err != nil {
+		return err
+	}
+	env := es.Envelope[E]{
+		ID: es.EventID(t.stream.id, t.meta.CommandID, index), Type: e.codec.TypeName(event), Stream: t.stream.id,
+		Version: t.first + es.Version(index), Index: index, Count: count, Time: t.meta.Time, Meta: t.meta, Event: event,
+	}
+	t.types = append(t.types, env.Type)
+	t.ends = append(t.ends, len(b.arena))
+	return e.events.AddFrame(b.encoded, &env, b.arena[start:])
+}
+
+// load returns a stream with everything decided on it before.
+func (p *partition[S, C, E]) load(ctx context.Context, id es.StreamID) (*stream[S], error) {
+	if s := p.cache.get(id); s != nil {
+		return s, nil
+	}
+	s := &stream[S]{id: id, last: -1, complete: true}
+	err := p.engine.cfg.Store.Read(func(rd *store.Reader) error {
+		// Most unknown streams are new ones: one look that the store's filters answer.
+		if ok, err := rd.Has(eventKey(nil, p.at.Partition, id, 1)); err != nil || !ok {
+			return err
+		}
+		return p.scan(ctx, rd, id, 1, func(env es.Envelope[E]) bool {
+			s.state, s.version, s.last = p.engine.decider.Evolve(s.state, env.Event), env.Version, env.Position.Offset
+			if env.Index == 0 {
+				s.remember(past{id: env.Meta.CommandID, hash: env.Meta.CommandHash, first: env.Version}, s.last+1)
+			}
+			of := &s.pasts[len(s.pasts)-1]
+			of.offset, of.types = s.last, append(of.types, env.Type)
+			return true
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	p.cache.add(s, p.stored.get())
+	return s, nil
+}
+
+// known returns what is known of a command that took effect on s, or is about to; nil if it never did.
+func (p *partition[S, C, E]) known(s *stream[S], commandID string) (*past, error) {
+	if found := s.find(commandID); found != nil || s.complete {
+		return found, nil
+	}
+	var found *past
+	err := p.engine.cfg.Store.Read(func(rd *store.Reader) (err error) {
+		found, err = findCommand(rd, p.at.Partition, s.id, commandID)
+		return err
+	})
+	return found, err
+}
+
+// rest gives an answer as soon as everything it rests on is in the log.
+func (p *partition[S, C, E]) rest(s *stream[S], w wait[C]) {
+	if s.batch == 0 {
+		w.request.answer <- w.result
+		return
+	}
+	p.attach(s.batch, w)
+}
+
+func (p *partition[S, C, E]) attach(seq uint64, w wait[C]) {
+	b := p.filling
+	if p.flying != nil && p.flying.seq == seq {
+		b = p.flying
+	}
+	b.waits = append(b.waits, w)
+}
+
+func (p *partition[S, C, E]) newBatch() *batch[S, C] {
+	p.batches++
+	b := &batch[S, C]{seq: p.batches}
+	if n := len(p.spare); n > 0 {
+		b.encoded, p.spare = p.spare[n-1], p.spare[:n-1]
+	} else {
+		b.encoded = eventlog.NewBatch(p.engine.cfg.BatchBytes)
+	}
+	return b
+}
+
+// send starts the write of what has gathered, if none is on its way.
+func (p *partition[S, C, E]) send() {
+	if p.flying != nil || p.filling.encoded.Len() == 0 {
+		return
+	}
+	p.flying, p.filling = p.filling, p.newBatch()
+	p.waiting.Store(time.Now().UnixNano())
+	acks := p.acks
+	p.owner.Append(p.flying.encoded, func(base int64, err error) { acks <- ack{base, err} })
+}
+
+// confirm gives the answers that rest on the write that was acknowledged, and hands its events to the store.
+func (p *partition[S, C, E]) confirm(base int64) {
+	b := p.flying
+	p.flying = nil
+	p.acked.Store(base + int64(b.encoded.Len()))
+	cursor := p.owner.Cursor()
+	b.encoded.Reset()
+	p.spare = append(p.spare, b.encoded)
+	for i := range b.taken {
+		t := &b.taken[i]
+		s := t.stream
+		s.last = base + int64(t.place+len(t.types)-1)
+		if s.batch == b.seq {
+			s.batch = 0
+		}
+		if of := s.find(t.meta.CommandID); of != nil {
+			of.batch, of.offset = 0, s.last
+		}
+		t.request.answer <- result{receipt: p.receipt(t, base)}
+	}
+	for _, w := range b.waits {
+		switch {
+		case w.repeat >= 0:
+			w.result.receipt = p.receipt(&b.taken[w.repeat], base)
+			w.result.receipt.Replayed = !w.request.retried
+		case w.place >= 0:
+			w.result.receipt.Position = es.Position{TopicPartition: p.at, Offset: base + int64(w.place)}
+		}
+		w.request.answer <- w.result
+	}
+	p.engine.storing.add(storeJob{
+		cursor: cursor,
+		write:  func(into *store.Batch, from int) (int, error) { return p.write(into, b, base, from) },
+		done:   func() { p.stored.set(cursor.Next) },
+	})
+}
+
+func (p *partition[S, C, E]) receipt(t *taken[S, C], base int64) Receipt {
+	return receipt(p.at, t.stream.id, t.meta.CommandID, t.first, t.types, base+int64(t.place+len(t.types)-1))
+}
+
+// write puts the rows of an acked batch from its from-th event on into a store batch; -1 = all are in, else the event to go on with.
+func (p *partition[S, C, E]) write(into *store.Batch, b *batch[S, C], base int64, from int) (int, error) {
+	for i := range b.taken {
+		t := &b.taken[i]
+		start := t.begin
+		for j, end := range t.ends {
+			place := t.place + j
+			if place >= from {
+				r := row{offset: base + int64(place), index: j, count: len(t.types), time: t.meta.Time, typ: t.types[j], meta: t.meta, frame: b.arena[start:end]}
+				if err := put(into, p.at.Partition, t.stream.id, t.first+es.Version(j), &r); err != nil {
+					return place, err
+				}
+			}
+			start = end
+		}
+	}
+	return -1, nil
+}
+
+// dropAll forgets everything in memory at the end of an ownership; what was not answered is decided again under the next claim.
+func (p *partition[S, C, E]) dropAll() {
+	var open []*request[C]
+	for _, b := range []*batch[S, C]{p.flying, p.filling} {
+		if b == nil {
+			continue
+		}
+		for i := range b.taken {
+			open = append(open, b.taken[i].request)
+		}
+		for _, w := range b.waits {
+			open = append(open, w.request)
+		}
+	}
+	if p.held != nil {
+		open = append(open, p.held)
+	}
+	for _, r := range open {
+		r.retried = true
+	}
+	p.again = append(open, p.again...)
+	p.flying, p.filling, p.held, p.cache, p.spare = nil, nil, nil, nil, nil
+	p.waiting.Store(0)
+}
+
+// refuseAll answers everybody who still waits when the partition ends.
+func (p *partition[S, C, E]) refuseAll() {
+	for _, r := range p.again {
+		r.answer <- result{err: ErrOutcome.Because("this instance stopped while the write was on its way").WithFix("repeat the command with the same Idempotency-Key")}
+	}
+	p.again = nil
+	for {
+		select {
+		case r := <-p.queue:
+			if r.state.CompareAndSwap(queued, admitted) {
+				r.answer <- result{err: errStopping}
+			}
+		default:
+			return
+		}
+	}
+}
+
+// waitStored waits until everything that was acknowledged before the call is in the store.
+func (p *partition[S, C, E]) waitStored(ctx context.Context) error {
+	select {
+	case <-p.ready:
+	case <-ctx.Done():
+		return ErrUnavailable.Because("%s is being claimed", p.at).After(time.Second)
+	}
+	return p.stored.wait(ctx, p.acked.Load(), p.engine.storing)
+}
