@@ -49,25 +49,33 @@ type bound[E any] struct {
 
 // openType is what For knows of T.
 func openType[T, E any](b *binding) (reading[E], error) {
-	if _, ok := any(*new(T)).(E); !ok {
+	if _, ok := any(*new(T)).(E); !ok || reflect.TypeFor[E]().Kind() != reflect.Interface {
 		return nil, ErrContract.Because("%s does not implement %s", reflect.TypeFor[T](), reflect.TypeFor[E]())
 	}
-	// Decoding needs a pointer, E needs a value: the pointed-to memory is used again and again, only the value is allocated.
-	scratch := &sync.Pool{New: func() any { return new(T) }}
+	proto := any(*new(T)).(E)
 	return func(r *avro.Reader) (E, error) {
-		p := scratch.Get().(*T)
+		p := new(T)
 		b.dec.Decode(unsafe.Pointer(p), r)
-		if b.trim != nil && r.Error == nil {
+		if r.Error != nil && !b.noStrict {
+			var none E
+			return none, r.Error
+		}
+		if b.trim != nil {
 			b.trim(unsafe.Pointer(p))
 		}
-		var e E
-		if r.Error == nil || b.noStrict {
-			e = any(*p).(E)
-		}
-		*p = *new(T)
-		scratch.Put(p)
-		return e, r.Error
+		return over(proto, unsafe.Pointer(p), b.direct), r.Error
 	}, nil
+}
+
+// over returns the interface proto with the value at p instead of its own. It takes the memory over, so nobody else may know p:
+// a conversion would allocate and copy, and look the method table up each time.
+func over[E any](proto E, p unsafe.Pointer, direct bool) E {
+	words := (*struct{ table, data unsafe.Pointer })(unsafe.Pointer(&proto)) // an interface in memory
+	if direct {
+		p = *(*unsafe.Pointer)(p)
+	}
+	words.data = p
+	return proto
 }
 
 func bindType[E any](t Type[E], g guards) (*bound[E], error) {

@@ -33,7 +33,7 @@ type Incompatibility struct {
 // a verdict depends on defaults, aliases and enum defaults, which the library's own cache does not tell apart.
 func Compatible(reader, writer *Schema) []Incompatibility {
 	c := &comparison{seen: map[pair][]Incompatibility{}}
-	found := c.compare(reader.root, writer.root)
+	found := unique(c.compare(reader.root, writer.root))
 	if slices.ContainsFunc(found, func(i Incompatibility) bool {
 		return i.Rule != RuleLogical && i.Rule != RuleDecimal && i.Rule != RuleAlias
 	}) {
@@ -63,7 +63,8 @@ func (c *comparison) compare(r, w *node) []Incompatibility {
 	}
 	c.seen[p] = nil // inside itself a pair is taken to be compatible: what is wrong with it is found outside
 	found := c.rules(r, w)
-	c.seen[p] = found
+	// The next place that uses the types learns only that there is something: else two references on each of 30 levels are 2^30 findings.
+	c.seen[p] = found[:min(len(found), 1):min(len(found), 1)]
 	return found
 }
 
@@ -76,7 +77,7 @@ func (c *comparison) rules(r, w *node) []Incompatibility {
 	case w.kind == kindUnion:
 		var found []Incompatibility
 		for _, branch := range w.branches {
-			found = appendNew(found, c.compare(r, branch))
+			found = append(found, c.compare(r, branch)...)
 		}
 		return found
 	case r.kind == kindUnion:
@@ -127,21 +128,21 @@ func (c *comparison) rules(r, w *node) []Incompatibility {
 					fmt.Sprintf("the fields %q and %q both claim the writer's field %q", claimed[j].name, f.name, w.fields[j].name)})
 			case j >= 0:
 				claimed[j] = f
-				found = appendNew(found, c.compare(f.node, w.fields[j].node))
+				found = append(found, c.compare(f.node, w.fields[j].node)...)
 			}
 		}
 	}
 	return found
 }
 
-// appendNew appends what is not there yet: types that are used in many places are reported once.
-func appendNew(found, more []Incompatibility) []Incompatibility {
-	for _, i := range more {
-		if !slices.Contains(found, i) {
-			found = append(found, i)
-		}
-	}
-	return found
+// unique keeps the first of equal findings.
+func unique(found []Incompatibility) []Incompatibility {
+	seen := map[Incompatibility]bool{}
+	return slices.DeleteFunc(found, func(i Incompatibility) bool {
+		again := seen[i]
+		seen[i] = true
+		return again
+	})
 }
 
 // title names a type for a message.

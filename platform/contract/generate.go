@@ -1,6 +1,376 @@
 package contract
 
-// Generate reads the .avsc files of one folder and returns the Go files to be committed beside them, by name.
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"go/format"
+	"go/token"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"unicode"
+
+	"gopkg.in/yaml.v3"
+
+	"github.com/millrace/millrace/platform/fault"
+)
+
+// The names of the files beside the schemas of one folder.
+const (
+	settingsFile  = "contracts.yaml"  // written by hand: the topic
+	generatedFile = "contract_gen.go" // written by Generate
+)
+
+// ErrGenerate is returned for a folder that no Go code can be made from; its detail names the file.
+var ErrGenerate = fault.New(fault.Invalid, "contract_not_generated", "no Go code can be made from the schemas")
+
+// Settings is the content of contracts.yaml, which stands beside the schemas of a folder.
+type Settings struct {
+	Topic string `yaml:"topic"` // carries the events of the folder
+}
+
+var (
+	topicName     = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,249}$`)
+	namespaceName = regexp.MustCompile(`^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*\.v[1-9][0-9]*$`)
+)
+
+// ReadSettings reads the contracts.yaml of a folder; an unknown key is refused.
+func ReadSettings(dir string) (Settings, error) {
+	var s Settings
+	path := filepath.Join(dir, settingsFile)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return s, ErrGenerate.Wrap(err).WithFix("write %s with a line like: topic: orders.events", path)
+	}
+	d := yaml.NewDecoder(bytes.NewReader(text))
+	d.KnownFields(true)
+	if err := d.Decode(&s); err != nil && !errors.Is(err, io.EOF) {
+		return s, ErrGenerate.Because("%s", path).Wrap(err)
+	}
+	if !topicName.MatchString(s.Topic) {
+		return s, ErrGenerate.Because("%s: %q is not the name of a topic", path, s.Topic).WithFix("write %s with a line like: topic: orders.events", path)
+	}
+	return s, nil
+}
+
+// Generate reads the contracts.yaml and the .avsc files of one folder, each an event named as its file, and returns the Go code to be
+// committed beside them: file name → content. The same folder gives the same bytes. The code has a struct for each record, the
+// sealed interface Event, the topic, and the contract for Bind.
 func Generate(dir string) (map[string][]byte, error) {
-	return nil, ErrSchema.Because("%s", dir)
+	settings, err := ReadSettings(dir)
+	if err != nil {
+		return nil, err
+	}
+	files, err := filepath.Glob(filepath.Join(escapeGlob(dir), "*.avsc")) // sorted
+	if err != nil || len(files) == 0 {
+		return nil, ErrGenerate.Because("%s has no .avsc files", dir).Wrap(err)
+	}
+	g := &generator{topic: settings.Topic, types: map[string]*node{}, idents: map[string]string{}}
+	for _, reserved := range []string{"Topic", "Event", "Contract"} {
+		g.idents[reserved] = "the generated code itself"
+	}
+	for _, path := range files {
+		if err := g.add(path); err != nil {
+			return nil, err
+		}
+	}
+	code, err := format.Source(g.code())
+	if err != nil {
+		return nil, fmt.Errorf("contract: format the code of %s: %w", dir, err)
+	}
+	return map[string][]byte{generatedFile: code}, nil
+}
+
+var globEscape = strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`)
+
+func escapeGlob(dir string) string { return globEscape.Replace(dir) }
+
+// A generator makes the code of one folder.
+type generator struct {
+	topic     string
+	namespace string
+	events    []*node
+	files     []string
+	path      string            // of the file that is read
+	types     map[string]*node  // by full name
+	order     []*node           // types in the order of their first use
+	idents    map[string]string // package-level identifier → what has it
+	needs     struct{ time, big bool }
+}
+
+func (g *generator) fail(n *node, format string, args ...any) error {
+	return ErrGenerate.Because("%s#%s: %s", g.path, n.pointer, fmt.Sprintf(format, args...))
+}
+
+func (g *generator) add(path string) error {
+	g.path = path
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return ErrGenerate.Wrap(err)
+	}
+	schema, err := Parse(string(text))
+	if err != nil {
+		return ErrGenerate.Because("%s", path).Wrap(err)
+	}
+	n := schema.root
+	name := strings.TrimSuffix(filepath.Base(path), ".avsc")
+	namespace := strings.TrimSuffix(n.name, "."+shortName(n.name))
+	switch {
+	case n.kind != kindRecord:
+		return g.fail(n, "a %s is not an event; an event is a record", n.kind)
+	case n.name != name:
+		return ErrGenerate.Because("%s holds %s", path, n.name).WithFix("rename the file to %s.avsc", n.name)
+	case g.namespace == "" && !namespaceName.MatchString(namespace):
+		return g.fail(n, "the namespace %q does not have the form org.context.v1", namespace)
+	case g.namespace != "" && g.namespace != namespace:
+		return g.fail(n, "the namespace is %s, that of the files before %s", namespace, g.namespace)
+	}
+	g.namespace = namespace
+	g.events, g.files = append(g.events, n), append(g.files, filepath.Base(path))
+	if err := g.claim(lowerFirst(shortName(n.name))+"Schema", path); err != nil {
+		return err
+	}
+	return g.collect(n)
+}
+
+// claim takes a package-level identifier.
+func (g *generator) claim(ident, by string) error {
+	if !token.IsIdentifier(ident) {
+		return ErrGenerate.Because("%s: %q is no Go identifier", by, ident)
+	}
+	if other, taken := g.idents[ident]; taken {
+		return ErrGenerate.Because("%s: the identifier %s is taken by %s", by, ident, other)
+	}
+	g.idents[ident] = by
+	return nil
+}
+
+// collect registers the named types below n, and refuses what has no Go type.
+func (g *generator) collect(n *node) error {
+	switch n.kind {
+	case kindRecord, kindEnum:
+		if other := g.types[n.name]; other != nil {
+			if other != n {
+				return g.fail(n, "%s is defined in another file too", n.name)
+			}
+			return nil
+		}
+		g.types[n.name] = n
+		g.order = append(g.order, n)
+		if err := g.claim(shortName(n.name), g.path+"#"+n.pointer); err != nil {
+			return err
+		}
+		for _, symbol := range n.symbols {
+			if err := g.claim(shortName(n.name)+camel(symbol), g.path+"#"+n.pointer); err != nil {
+				return err
+			}
+		}
+		seen := map[string]bool{}
+		for _, f := range n.fields {
+			ident := camel(f.name)
+			if !token.IsIdentifier(ident) || !token.IsExported(ident) || seen[ident] {
+				return g.fail(n, "the field %q gives no Go name of its own", f.name)
+			}
+			seen[ident] = true
+			if _, err := g.goType(f.node); err != nil {
+				return err
+			}
+			if err := g.collect(f.node); err != nil {
+				return err
+			}
+		}
+	case kindArray, kindMap:
+		return g.collect(n.items)
+	case kindUnion:
+		for _, b := range n.branches {
+			if err := g.collect(b); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// goType returns the Go type for values of n, as shapeOf demands it.
+func (g *generator) goType(n *node) (string, error) {
+	switch n.kind {
+	case kindBoolean:
+		return "bool", nil
+	case kindInt, kindLong:
+		switch n.logical {
+		case "date", "timestamp-millis", "timestamp-micros", "local-timestamp-millis", "local-timestamp-micros":
+			g.needs.time = true
+			return "time.Time", nil
+		case "time-millis", "time-micros":
+			g.needs.time = true
+			return "time.Duration", nil
+		}
+		if n.kind == kindInt {
+			return "int32", nil
+		}
+		return "int64", nil
+	case kindFloat:
+		return "float32", nil
+	case kindDouble:
+		return "float64", nil
+	case kindString:
+		return "string", nil
+	case kindBytes, kindFixed:
+		switch {
+		case n.logical == "decimal":
+			g.needs.big = true
+			return "*big.Rat", nil
+		case n.logical == "duration":
+			return "", g.fail(n, "the logical type duration has no Go type: months and days have no fixed length")
+		case n.kind == kindFixed:
+			return fmt.Sprintf("[%d]byte", n.size), nil
+		}
+		return "[]byte", nil
+	case kindArray, kindMap:
+		items, err := g.goType(n.items)
+		if n.kind == kindMap {
+			return "map[string]" + items, err
+		}
+		return "[]" + items, err
+	case kindUnion:
+		var other []*node
+		for _, b := range n.branches {
+			if b.kind != kindNull {
+				other = append(other, b)
+			}
+		}
+		if len(other) != 1 || len(n.branches) != 2 {
+			return "", g.fail(n, "only a union of null and one other type has a Go type")
+		}
+		if other[0].logical == "decimal" {
+			return "", g.fail(n, "a nullable decimal has no Go type")
+		}
+		t, err := g.goType(other[0])
+		return "*" + t, err
+	case kindNull:
+		return "", g.fail(n, "null alone has no Go type")
+	}
+	return shortName(n.name), nil
+}
+
+func (g *generator) code() []byte {
+	var b bytes.Buffer
+	parts := strings.Split(g.namespace, ".")
+	pkg := strings.ReplaceAll(strings.Join(parts[max(len(parts)-2, 0):], ""), "_", "")
+	fmt.Fprintf(&b, "// Code generated by millrace contract generate; DO NOT EDIT.\n\n")
+	fmt.Fprintf(&b, "// Package %s holds the events of the topic %s, namespace %s.\npackage %s\n\nimport (\n\t_ \"embed\" // the schemas\n", pkg, g.topic, g.namespace, pkg)
+	if g.needs.big {
+		b.WriteString("\t\"math/big\"\n")
+	}
+	if g.needs.time {
+		b.WriteString("\t\"time\"\n")
+	}
+	b.WriteString("\n\t\"github.com/millrace/millrace/platform/contract\"\n)\n\n")
+	fmt.Fprintf(&b, "// Topic carries the events of this package.\nconst Topic = %q\n\n", g.topic)
+	names := make([]string, len(g.events))
+	for i, n := range g.events {
+		names[i] = shortName(n.name)
+	}
+	fmt.Fprintf(&b, "// Event is one of the events of this package, as a value: %s.\n//\n//sumtype:decl\ntype Event interface{ isEvent() }\n\n", strings.Join(names, ", "))
+	b.WriteString("// Contract is the closed set of the topic's events with their schemas.\nvar Contract = contract.Set[Event]{\n\tTopic: Topic,\n\tTypes: []contract.Type[Event]{\n")
+	for _, name := range names {
+		fmt.Fprintf(&b, "\t\tcontract.For[%s, Event](%sSchema),\n", name, lowerFirst(name))
+	}
+	b.WriteString("\t},\n}\n\n")
+	for i := range g.events {
+		fmt.Fprintf(&b, "//go:embed %s\nvar %sSchema string\n\n", g.files[i], lowerFirst(names[i]))
+	}
+	isEvent := map[*node]bool{}
+	for _, n := range g.events {
+		isEvent[n] = true
+	}
+	for _, n := range g.order {
+		if n.kind == kindEnum {
+			g.enum(&b, n)
+			continue
+		}
+		g.record(&b, n)
+		if isEvent[n] {
+			fmt.Fprintf(&b, "func (%s) isEvent() {}\n\n", shortName(n.name))
+		}
+	}
+	return b.Bytes()
+}
+
+func (g *generator) record(b *bytes.Buffer, n *node) {
+	name := shortName(n.name)
+	comment(b, "", name+": "+docOr(n.doc, "record "+n.name+"."))
+	fmt.Fprintf(b, "type %s struct {\n", name)
+	for _, f := range n.fields {
+		if f.doc != "" {
+			comment(b, "\t", f.doc)
+		}
+		t, _ := g.goType(f.node) // collect has checked it
+		fmt.Fprintf(b, "\t%s %s `avro:%q json:%q`\n", camel(f.name), t, f.name, f.name)
+	}
+	b.WriteString("}\n\n")
+}
+
+func (g *generator) enum(b *bytes.Buffer, n *node) {
+	name := shortName(n.name)
+	comment(b, "", name+": "+docOr(n.doc, "enum "+n.name+"."))
+	fmt.Fprintf(b, "type %s string\n\n// The values of %s.\nconst (\n", name, name)
+	for _, symbol := range n.symbols {
+		fmt.Fprintf(b, "\t%s%s %s = %q\n", name, camel(symbol), name, symbol)
+	}
+	b.WriteString(")\n\n")
+}
+
+func docOr(doc, otherwise string) string {
+	if strings.TrimSpace(doc) == "" {
+		return otherwise
+	}
+	return doc
+}
+
+// comment writes text as line comments of at most about 120 characters; line breaks in it are kept.
+func comment(b *bytes.Buffer, indent, text string) {
+	for paragraph := range strings.Lines(text) {
+		line := indent + "//"
+		for _, word := range strings.Fields(paragraph) {
+			if len(line)+1+len(word) > 120 && len(line) > len(indent)+2 {
+				b.WriteString(line + "\n")
+				line = indent + "//"
+			}
+			line += " " + word
+		}
+		b.WriteString(line + "\n")
+	}
+}
+
+// initialisms are written in one case in Go names.
+var initialisms = map[string]bool{"api": true, "cpu": true, "css": true, "csv": true, "dns": true, "ean": true, "gtin": true, "guid": true, "html": true, "http": true,
+	"https": true, "iban": true, "id": true, "ip": true, "isbn": true, "json": true, "sku": true, "sql": true, "ssn": true, "tls": true, "ttl": true,
+	"ui": true, "uid": true, "uri": true, "url": true, "utc": true, "uuid": true, "vat": true, "xml": true}
+
+// camel turns order_id into OrderID, and UNKNOWN into Unknown.
+func camel(name string) string {
+	var b strings.Builder
+	for word := range strings.SplitSeq(name, "_") {
+		switch {
+		case word == "":
+		case initialisms[strings.ToLower(word)]:
+			b.WriteString(strings.ToUpper(word))
+		case strings.ToUpper(word) == word:
+			b.WriteString(word[:1] + strings.ToLower(word[1:]))
+		default:
+			b.WriteString(strings.ToUpper(word[:1]) + word[1:])
+		}
+	}
+	return b.String()
+}
+
+func lowerFirst(s string) string {
+	if s == "" {
+		return s
+	}
+	return string(unicode.ToLower(rune(s[0]))) + s[1:]
 }

@@ -50,7 +50,8 @@ type node struct {
 	prec     int    // of a decimal
 	scale    int
 	fields   []*field
-	items    *node // of an array or a map
+	walk     []walked // of a record: the types of its fields, close together in memory
+	items    *node    // of an array or a map
 	branches []*node
 	symbols  []string
 	fallback int // index of an enum's default symbol, -1 = none
@@ -61,6 +62,12 @@ type node struct {
 	depth int   // levels of types inside each other, recursion counted once
 	nodes int   // types when all references are written out, recursion counted once
 	open  bool  // while its definition is being read
+}
+
+// A walked is what the walk of a payload needs to know of a field.
+type walked struct {
+	kind kind
+	node *node
 }
 
 // A field is one field of a record.
@@ -449,6 +456,7 @@ func finish(n *node) (*node, error) {
 	case kindRecord:
 		for _, f := range n.fields {
 			add(f.node)
+			n.walk = append(n.walk, walked{f.node.kind, f.node})
 			if !f.node.open {
 				n.least = min(n.least+f.node.least, MaxPayloadBytes+1)
 			}

@@ -1,6 +1,7 @@
 package contract
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math"
 	"unicode/utf8"
@@ -138,15 +139,7 @@ func (s *scanner) value(n *node, depth int) bool {
 		}
 		return true
 	case kindRecord:
-		if depth >= MaxDepth {
-			return s.fail(n, start, "values are nested too deep")
-		}
-		for _, f := range n.fields {
-			if !s.value(f.node, depth+1) {
-				return false
-			}
-		}
-		return true
+		return s.record(n, depth)
 	case kindUnion:
 		if depth >= MaxDepth {
 			return s.fail(n, start, "values are nested too deep")
@@ -180,6 +173,66 @@ func (s *scanner) value(n *node, depth int) bool {
 		return s.skip(n, 8)
 	}
 	return s.skip(n, n.size)
+}
+
+// record walks the fields of a record. The two most frequent types of a field are walked in the loop, with the offset in a register:
+// that is a third of the time of a typical event.
+func (s *scanner) record(n *node, depth int) bool {
+	if depth >= MaxDepth {
+		return s.fail(n, s.pos, "values are nested too deep")
+	}
+	if s.steps -= 1 + len(n.walk); s.steps < 0 {
+		return s.fail(n, s.pos, "the value is too much work for its size")
+	}
+	b, pos := s.b, s.pos
+	for i := range n.walk {
+		w := &n.walk[i]
+		switch w.kind {
+		case kindLong:
+			end := pos
+			for end < len(b) && b[end] >= 0x80 {
+				end++
+			}
+			if end < len(b) && (end-pos < 9 || end-pos == 9 && b[end] <= 1) {
+				pos = end + 1
+				continue
+			}
+		case kindString:
+			if pos >= len(b) || b[pos]&0x81 != 0 { // negative, or longer than 63 bytes
+				break
+			}
+			start := pos + 1
+			end := start + int(b[pos]>>1)
+			if end <= len(b) && (ascii(b, start, end) || utf8.Valid(b[start:end])) {
+				pos = end
+				continue
+			}
+		}
+		if s.pos = pos; !s.value(w.node, depth+1) {
+			return false
+		}
+		pos = s.pos
+	}
+	s.pos = pos
+	return true
+}
+
+// ascii reports whether b[from:to] is ASCII; it may say no for one that is, at the very end of b. It looks at eight bytes at a time, those after the
+// end of a short text masked: most texts of an event have fewer than 16 bytes, for which utf8.Valid goes byte by byte.
+func ascii(b []byte, from, to int) bool {
+	const high = 0x8080808080808080
+	for ; from+8 <= to; from += 8 {
+		if binary.LittleEndian.Uint64(b[from:])&high != 0 {
+			return false
+		}
+	}
+	if from == to {
+		return true
+	}
+	if from+8 > len(b) {
+		return false
+	}
+	return binary.LittleEndian.Uint64(b[from:])&(high>>(8*uint(8-to+from))) == 0
 }
 
 func (s *scanner) skip(n *node, size int) bool {
@@ -242,7 +295,7 @@ func (s *scanner) block(n *node, before int) (count, end int, ok bool) {
 
 // blocks walks the items of an array or map.
 func (s *scanner) blocks(n *node, depth int) bool {
-	items := 0
+	items, record := 0, n.items.kind == kindRecord
 	for {
 		count, end, ok := s.block(n, items)
 		if !ok {
@@ -252,7 +305,14 @@ func (s *scanner) blocks(n *node, depth int) bool {
 			return true
 		}
 		for range count {
-			if n.kind == kindMap && !s.key(n) || !s.value(n.items, depth+1) {
+			switch {
+			case n.kind == kindMap && !s.key(n):
+				return false
+			case record:
+				if !s.record(n.items, depth+1) {
+					return false
+				}
+			case !s.value(n.items, depth+1):
 				return false
 			}
 		}

@@ -4,7 +4,7 @@
 package ordersv1
 
 import (
-	_ "embed"
+	_ "embed" // the schemas
 	"time"
 
 	"github.com/millrace/millrace/platform/contract"
@@ -32,68 +32,97 @@ var Contract = contract.Set[Event]{
 //go:embed shop.orders.v1.OrderCancelled.avsc
 var orderCancelledSchema string
 
-// OrderCancelled: An order was cancelled.
-type OrderCancelled struct {
-	OrderID    string    `avro:"order_id"`
-	CustomerID string    `avro:"customer_id"`
-	Currency   string    `avro:"currency"`
-	OrderedAt  time.Time `avro:"ordered_at"`
-	Units      int64     `avro:"units"`
-	Total      int64     `avro:"total"`
-	Reason     string    `avro:"reason"`
-}
-
-func (OrderCancelled) isEvent() {}
-
 //go:embed shop.orders.v1.OrderConfirmed.avsc
 var orderConfirmedSchema string
-
-// OrderConfirmed: An order was confirmed.
-type OrderConfirmed struct {
-	OrderID    string    `avro:"order_id"`
-	CustomerID string    `avro:"customer_id"`
-	OrderedAt  time.Time `avro:"ordered_at"`
-}
-
-func (OrderConfirmed) isEvent() {}
 
 //go:embed shop.orders.v1.OrderLineAdded.avsc
 var orderLineAddedSchema string
 
+//go:embed shop.orders.v1.OrderPlaced.avsc
+var orderPlacedSchema string
+
+// OrderCancelled: An order was cancelled. It is the last event of an order.
+type OrderCancelled struct {
+	// The order, which is also the id of its stream.
+	OrderID string `avro:"order_id" json:"order_id"`
+	// The customer who placed the order.
+	CustomerID string `avro:"customer_id" json:"customer_id"`
+	// The ISO 4217 code of all amounts of the order.
+	Currency string `avro:"currency" json:"currency"`
+	// When the customer placed the order, UTC.
+	OrderedAt time.Time `avro:"ordered_at" json:"ordered_at"`
+	// How many pieces the order held: what has to be taken out of sums again.
+	Units int64 `avro:"units" json:"units"`
+	// The price that the order had in minor units of the currency: what has to be taken out of sums again.
+	Total int64 `avro:"total" json:"total"`
+	// Why it was cancelled, in words; may be empty.
+	Reason string `avro:"reason" json:"reason"`
+}
+
+func (OrderCancelled) isEvent() {}
+
+// OrderConfirmed: An order was confirmed: the shop will deliver it.
+type OrderConfirmed struct {
+	// The order, which is also the id of its stream.
+	OrderID string `avro:"order_id" json:"order_id"`
+	// The customer who placed the order.
+	CustomerID string `avro:"customer_id" json:"customer_id"`
+	// When the customer placed the order, UTC.
+	OrderedAt time.Time `avro:"ordered_at" json:"ordered_at"`
+}
+
+func (OrderConfirmed) isEvent() {}
+
 // OrderLineAdded: A line was added to an open order.
 type OrderLineAdded struct {
-	OrderID    string    `avro:"order_id"`
-	CustomerID string    `avro:"customer_id"`
-	Currency   string    `avro:"currency"`
-	OrderedAt  time.Time `avro:"ordered_at"`
-	SKU        string    `avro:"sku"`
-	Quantity   int64     `avro:"quantity"`
-	Amount     int64     `avro:"amount"`
-	Units      int64     `avro:"units"`
-	Total      int64     `avro:"total"`
+	// The order, which is also the id of its stream.
+	OrderID string `avro:"order_id" json:"order_id"`
+	// The customer who placed the order.
+	CustomerID string `avro:"customer_id" json:"customer_id"`
+	// The ISO 4217 code of all amounts of the order.
+	Currency string `avro:"currency" json:"currency"`
+	// When the customer placed the order, UTC.
+	OrderedAt time.Time `avro:"ordered_at" json:"ordered_at"`
+	// The article.
+	SKU string `avro:"sku" json:"sku"`
+	// How many pieces of it were added.
+	Quantity int64 `avro:"quantity" json:"quantity"`
+	// The price of the added line in minor units of the currency.
+	Amount int64 `avro:"amount" json:"amount"`
+	// How many pieces the order holds now.
+	Units int64 `avro:"units" json:"units"`
+	// The price of the order now, in minor units of the currency.
+	Total int64 `avro:"total" json:"total"`
 }
 
 func (OrderLineAdded) isEvent() {}
 
-//go:embed shop.orders.v1.OrderPlaced.avsc
-var orderPlacedSchema string
-
-// OrderPlaced: A customer placed an order.
+// OrderPlaced: A customer placed an order. It is the first event of an order.
 type OrderPlaced struct {
-	OrderID    string      `avro:"order_id"`
-	CustomerID string      `avro:"customer_id"`
-	Currency   string      `avro:"currency"`
-	OrderedAt  time.Time   `avro:"ordered_at"`
-	Lines      []OrderLine `avro:"lines"`
-	Units      int64       `avro:"units"`
-	Total      int64       `avro:"total"`
+	// The order, which is also the id of its stream.
+	OrderID string `avro:"order_id" json:"order_id"`
+	// The customer who placed the order.
+	CustomerID string `avro:"customer_id" json:"customer_id"`
+	// The ISO 4217 code of all amounts of the order.
+	Currency string `avro:"currency" json:"currency"`
+	// When the customer placed the order, UTC.
+	OrderedAt time.Time `avro:"ordered_at" json:"ordered_at"`
+	// What was ordered, at least one line, in the order given by the customer.
+	Lines []OrderLine `avro:"lines" json:"lines"`
+	// How many pieces all lines hold together.
+	Units int64 `avro:"units" json:"units"`
+	// The price of the order in minor units of the currency: the sum of the amounts of all lines.
+	Total int64 `avro:"total" json:"total"`
 }
 
 func (OrderPlaced) isEvent() {}
 
 // OrderLine: One article of an order.
 type OrderLine struct {
-	SKU      string `avro:"sku"`
-	Quantity int64  `avro:"quantity"`
-	Amount   int64  `avro:"amount"`
+	// The article.
+	SKU string `avro:"sku" json:"sku"`
+	// How many pieces of it.
+	Quantity int64 `avro:"quantity" json:"quantity"`
+	// The price of the whole line in minor units of the order's currency.
+	Amount int64 `avro:"amount" json:"amount"`
 }
