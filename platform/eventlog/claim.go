@@ -23,9 +23,11 @@ func (c *Client) Claim(ctx context.Context, t Topic, partition int32, who Identi
 	}
 	o := &Owner{client: c, topic: t, tp: es.TopicPartition{Topic: t.Name, Partition: partition}, who: who, marks: m,
 		txn: fmt.Sprintf("%s/%s/%d", c.cfg.Env, t.Name, partition), lost: make(chan struct{}), next: -1}
+	o.ctx, o.cancel = context.WithCancel(c.ctx)
 	c.mu.Lock()
 	if c.closed {
 		c.mu.Unlock()
+		o.cancel()
 		return nil, ErrReleased.Because("the client is closed")
 	}
 	c.owners[o] = struct{}{}

@@ -74,6 +74,7 @@ func (c *Client) options() []kgo.Opt {
 		kgo.MetadataMinAge(100 * time.Millisecond),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.WithLogger(kafkaLogger{c.cfg.Logger}),
+		kgo.RetryBackoffFn(func(tries int) time.Duration { return min(20*time.Millisecond<<min(tries, 10), 500*time.Millisecond) }),
 		kgo.RetryTimeout(10 * time.Second),
 		kgo.MaxDecompressBatchBytes(64 << 20),
 	}

@@ -27,6 +27,9 @@ type Config struct {
 	ConnectionTimeout time.Duration
 	// Backoff and BackoffMax bound the pause before an append is repeated, doubling from the one to the other; 20 ms, 500 ms.
 	Backoff, BackoffMax time.Duration
+	// TopicMissing is how long a topic may be missing in the brokers' answers before its log counts as gone; 3 s. Brokers learn of
+	// a new topic one after the other.
+	TopicMissing time.Duration
 	// ProducerIDExpiration is the brokers' producer.id.expiration.ms; by default they are asked, and Kafka's default is 24 h.
 	// An idle owner writes a barrier after a quarter of it, and stops for good when it was silent for half of it.
 	ProducerIDExpiration time.Duration
@@ -65,6 +68,7 @@ func (cfg Config) defaults() (Config, error) {
 	set(&cfg.ConnectionTimeout, 3*time.Second)
 	set(&cfg.Backoff, 20*time.Millisecond)
 	set(&cfg.BackoffMax, 500*time.Millisecond)
+	set(&cfg.TopicMissing, 3*time.Second)
 	set(&cfg.FetchWait, 500*time.Millisecond)
 	if cfg.FetchBytes == 0 {
 		cfg.FetchBytes = 16 << 20
@@ -90,6 +94,7 @@ func (cfg Config) defaults() (Config, error) {
 		{"ConnectionTimeout", cfg.ConnectionTimeout, 100 * time.Millisecond, time.Minute},
 		{"Backoff", cfg.Backoff, time.Millisecond, time.Minute},
 		{"BackoffMax", cfg.BackoffMax, cfg.Backoff, time.Minute},
+		{"TopicMissing", cfg.TopicMissing, time.Millisecond, time.Minute},
 		{"ProducerIDExpiration", cfg.ProducerIDExpiration, 0, 1 << 62},
 		{"TransactionalIDExpiration", cfg.TransactionalIDExpiration, 0, 1 << 62},
 		{"FetchWait", cfg.FetchWait, time.Millisecond, time.Minute},

@@ -1,6 +1,7 @@
 package eventlog
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -15,10 +16,6 @@ import (
 // maxCorrupt bounds how often a batch is sent again whose checksum the broker finds wrong.
 const maxCorrupt = 5
 
-// missingFor is how long a topic may be missing in the brokers' answers before its log counts as gone: brokers learn of a new
-// topic one after the other.
-const missingFor = 3 * time.Second
-
 // An Owner is the right to append to one partition, from its claim until Lost. It is safe for concurrent use, except that only one
 // Append may be under way.
 //
@@ -32,6 +29,8 @@ type Owner struct {
 	who    Identity
 	marks  Marks
 	lost   chan struct{}
+	ctx    context.Context // ends with the owner
+	cancel context.CancelFunc
 	claim  int64 // offset of the own claim; set before Claim returns
 
 	mu       sync.Mutex
@@ -206,6 +205,7 @@ func (o *Owner) end(reason error) func() {
 		o.upkeep.Stop()
 	}
 	close(o.lost)
+	o.cancel()
 	drop := o.dropWaiting()
 	return func() {
 		o.client.forget(o)
@@ -361,7 +361,7 @@ func (o *Owner) mayResend(a *attempt, r result, now time.Time) func() {
 		a.missing = time.Time{}
 	} else if a.missing.IsZero() {
 		a.missing = now
-	} else if now.Sub(a.missing) > missingFor {
+	} else if now.Sub(a.missing) > o.client.cfg.TopicMissing {
 		return o.end(ErrTopic.Because("the topic %s was deleted or created anew: this log is gone", o.topic.Name).
 			WithFix("restore the topic, or give up the state that was built from it").Wrap(r.err))
 	}
@@ -375,8 +375,7 @@ func (o *Owner) repeat(a *attempt) {
 		for {
 			select {
 			case <-time.After(pause):
-			case <-o.lost:
-			case <-o.client.ctx.Done():
+			case <-o.ctx.Done():
 			}
 			pause = min(2*pause, o.client.cfg.BackoffMax)
 			if !o.settle(a, o.resend(a)) {
@@ -391,7 +390,7 @@ func (o *Owner) resend(a *attempt) result {
 	if o.Err() != nil {
 		return result{err: errClosed}
 	}
-	leader, err := o.client.routes.leader(o.client.ctx, o.topic, o.tp.Partition, true)
+	leader, err := o.client.routes.leader(o.ctx, o.topic, o.tp.Partition, true)
 	if err != nil {
 		return result{err: fmt.Errorf("%w: %w", errNotSent, err)}
 	}

@@ -66,6 +66,8 @@ func (r *routes) leader(ctx context.Context, t Topic, partition int32, fresh boo
 }
 
 func (r *routes) ask(ctx context.Context, topic string) (id [16]byte, leaders []int32, err error) {
+	ctx, cancel := context.WithTimeout(ctx, r.client.cfg.ConnectionTimeout)
+	defer cancel()
 	req := kmsg.NewPtrMetadataRequest()
 	rt := kmsg.NewMetadataRequestTopic()
 	rt.Topic = &topic
