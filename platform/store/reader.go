@@ -18,8 +18,30 @@ type Range struct {
 	KeysOnly bool // leaves Pair.Value nil and the values unread and unchecked
 }
 
-// A Reader reads one consistent snapshot. It may be used by one goroutine, within the function that Read called.
-type Reader struct{ txn *badger.Txn }
+// A Reader reads one consistent snapshot. Get and Has may be called from several goroutines at once.
+type Reader struct {
+	db  *DB // nil if Read owns it
+	txn *badger.Txn
+}
+
+// NewReader returns a snapshot of all that is committed, to be closed by the caller, or ErrClosed or ErrFailed. A snapshot that is
+// kept open makes the store keep what was overwritten since. DB.Close waits for it.
+func (db *DB) NewReader() (*Reader, error) {
+	if err := db.enter(); err != nil {
+		return nil, err
+	}
+	return &Reader{db: db, txn: db.bdb.NewTransaction(false)}, nil
+}
+
+// Close ends a snapshot that NewReader made; closing twice is allowed. No other method may be called after or during it.
+func (r *Reader) Close() {
+	if r.db == nil {
+		return
+	}
+	r.txn.Discard()
+	r.db.leave()
+	r.db = nil
+}
 
 // Read calls fn with a snapshot of all that is committed, and returns its error; ErrClosed or ErrFailed before.
 // Close waits for fn to return, so fn must not wait for Close.

@@ -1,0 +1,260 @@
+package projection
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/millrace/millrace/platform/es"
+	"github.com/millrace/millrace/platform/eventlog"
+	"github.com/millrace/millrace/platform/fault"
+)
+
+// A Decoder turns a record of the log into an envelope; *eventlog.Events is one.
+type Decoder[E any] interface {
+	Envelope(ctx context.Context, r eventlog.Record) (es.Envelope[E], error)
+}
+
+// A decoder is a Decoder with the event type hidden; what it returns is a *run of that type.
+type decoder interface {
+	decode(ctx context.Context, records []eventlog.Record, workers int) any
+	// failure returns the first error of a run that may pass by itself, with its position, or nil.
+	failure(run any) error
+}
+
+// A run holds the envelopes of consecutive records of one partition, one for each record; those of marks are empty.
+type run[E any] struct {
+	envelopes []es.Envelope[E]
+	errs      map[int]error // nil if there are none
+}
+
+type typedDecoder[E any] struct{ from Decoder[E] }
+
+// minShare is the least number of records for which another goroutine is worth its start.
+const minShare = 128
+
+func (d typedDecoder[E]) decode(ctx context.Context, records []eventlog.Record, workers int) any {
+	r := &run[E]{envelopes: make([]es.Envelope[E], len(records))}
+	share := max((len(records)+workers-1)/workers, minShare)
+	if len(records) <= share {
+		r.errs = d.fill(ctx, r.envelopes, records)
+		return r
+	}
+	var (
+		wg sync.WaitGroup
+		mu sync.Mutex
+	)
+	for from := 0; from < len(records); from += share {
+		to := min(from+share, len(records))
+		wg.Go(func() {
+			errs := d.fill(ctx, r.envelopes[from:to], records[from:to])
+			mu.Lock()
+			defer mu.Unlock()
+			for i, err := range errs {
+				if r.errs == nil {
+					r.errs = map[int]error{}
+				}
+				r.errs[from+i] = err
+			}
+		})
+	}
+	wg.Wait()
+	return r
+}
+
+func (d typedDecoder[E]) fill(ctx context.Context, dst []es.Envelope[E], records []eventlog.Record) (errs map[int]error) {
+	for i := range records {
+		if records[i].Mark != 0 {
+			continue
+		}
+		var err error
+		if dst[i], err = d.from.Envelope(ctx, records[i]); err != nil {
+			if errs == nil {
+				errs = map[int]error{}
+			}
+			errs[i] = err
+		}
+	}
+	return errs
+}
+
+func (typedDecoder[E]) failure(r any) error {
+	for _, err := range r.(*run[E]).errs {
+		if passing(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+// passing reports whether an error of decoding is not the record's fault: the registry cannot be reached just now.
+func passing(err error) bool {
+	var network net.Error
+	return fault.KindOf(err).Retryable() || errors.As(err, &network) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
+}
+
+// A piece is a stretch of one partition as it goes through the projector: from the cursor before it to the one after it.
+type piece struct {
+	part          *part
+	before, after eventlog.Cursor
+	records       []eventlog.Record
+	runs          []any // one for each decoder of the topic
+}
+
+// cursorAt returns the cursor whose next record is records[i].
+func (p *piece) cursorAt(i int) eventlog.Cursor {
+	if i == len(p.records) {
+		return p.after
+	}
+	c := p.before
+	for j := range p.records[:i] {
+		r := &p.records[j]
+		// A closing record is the one kind that does not belong to the latest claim.
+		if r.Mark != eventlog.MarkClose {
+			c.ProducerID, c.Epoch = r.ProducerID, r.Epoch
+		}
+	}
+	c.Next = p.records[i].Position.Offset
+	if c.LeaderEpoch != p.after.LeaderEpoch {
+		// Where in between the leader changed is not known; without an epoch the log compares the offset only.
+		c.LeaderEpoch = -1
+	}
+	return c
+}
+
+// split cuts a piece before records[i]; the pieces are not decoded.
+func (p *piece) split(i int) (a, b piece) {
+	mid := p.cursorAt(i)
+	a = piece{part: p.part, before: p.before, after: mid, records: p.records[:i]}
+	b = piece{part: p.part, before: mid, after: p.after, records: p.records[i:]}
+	return a, b
+}
+
+// A chunk is what goes through the projector in one step: pieces of several partitions.
+type chunk struct {
+	pieces []piece
+	events int // records, marks included
+}
+
+// chunks cuts what was fetched into chunks of at most most records.
+func (l *lane) chunks(fetched []eventlog.Fetched, most int) []*chunk {
+	var out []*chunk
+	cur := &chunk{}
+	for i := range fetched {
+		f := &fetched[i]
+		pt := l.parts[f.Cursor.TopicPartition]
+		if pt == nil {
+			continue
+		}
+		rest := piece{part: pt, before: pt.cursor, after: f.Cursor, records: f.Records}
+		pt.fetched(f)
+		for {
+			room := most - cur.events
+			if len(rest.records) <= room {
+				cur.pieces = append(cur.pieces, rest)
+				cur.events += len(rest.records)
+				break
+			}
+			if room > 0 {
+				var head piece
+				head, rest = rest.split(room)
+				cur.pieces = append(cur.pieces, head)
+				cur.events += room
+			}
+			out = append(out, cur)
+			cur = &chunk{}
+		}
+	}
+	if len(cur.pieces) > 0 {
+		out = append(out, cur)
+	}
+	return out
+}
+
+// halves cuts a decoded chunk in two that are decoded anew, or returns nil if it has one record only.
+func (c *chunk) halves() []*chunk {
+	if c.events < 2 {
+		return nil
+	}
+	a, b := &chunk{}, &chunk{}
+	for _, p := range c.pieces {
+		room := c.events/2 - a.events
+		switch {
+		case room == 0 && b.events+a.events > 0:
+			b.pieces, b.events = append(b.pieces, p), b.events+len(p.records)
+		case len(p.records) <= room:
+			a.pieces, a.events = append(a.pieces, p), a.events+len(p.records)
+		default:
+			x, y := p.split(room)
+			a.pieces, a.events = append(a.pieces, x), a.events+len(x.records)
+			b.pieces, b.events = append(b.pieces, y), b.events+len(y.records)
+		}
+	}
+	return []*chunk{a, b}
+}
+
+// A part is what a lane knows of one partition. Its cursor belongs to the fetching goroutine.
+type part struct {
+	tp       es.TopicPartition
+	cursor   eventlog.Cursor
+	decoders []decoder
+
+	mu      sync.Mutex
+	end     int64     // high watermark, as far as known
+	pending []stretch // fetched, not yet committed by all views
+}
+
+// A stretch of records: it ends before next, and its first one was appended at first.
+type stretch struct {
+	next  int64
+	first time.Time
+}
+
+func (p *part) fetched(f *eventlog.Fetched) {
+	p.cursor = f.Cursor
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.end = max(p.end, f.End, f.Cursor.Next)
+	// Stretches of a thousand records, so that the age of the oldest one is about right.
+	for i := 0; i < len(f.Records); i += 1000 {
+		s := stretch{next: f.Cursor.Next, first: f.Records[i].Time}
+		if i+1000 < len(f.Records) {
+			s.next = f.Records[i+1000].Position.Offset
+		}
+		p.pending = append(p.pending, s)
+	}
+}
+
+// forget drops the stretches that all views have committed.
+func (p *part) forget(next int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := 0
+	for n < len(p.pending) && p.pending[n].next <= next {
+		n++
+	}
+	p.pending = p.pending[n:]
+	if len(p.pending) == 0 {
+		p.pending = nil
+	}
+}
+
+// oldest returns the high watermark and the append time of the oldest record from next on, as far as it is fetched.
+func (p *part) oldest(next int64) (end int64, at time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range p.pending {
+		if s.next > next {
+			return p.end, s.first
+		}
+	}
+	return p.end, time.Time{}
+}
+
+func (p *part) raise(end int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.end = max(p.end, end)
+}
