@@ -1,7 +1,8 @@
 package command
 
 import (
-	"container/list"
+	"hash/maphash"
+	"slices"
 
 	"github.com/millrace/millrace/platform/es"
 )
@@ -22,9 +23,11 @@ type stream[S any] struct {
 	batch uint64
 	place int
 
-	pasts    []past
-	complete bool // pasts holds every command that ever took effect, so the store need not be asked
-	element  *list.Element
+	pasts    []past   // the latest commands
+	complete bool     // they are all that ever took effect, so the store need not be asked
+	early    []uint64 // hashes of the ids of older commands that have no index entry
+
+	newer, older *stream[S] // in the cache's ring
 }
 
 func (s *stream[S]) find(commandID string) *past {
@@ -36,12 +39,19 @@ func (s *stream[S]) find(commandID string) *past {
 	return nil
 }
 
+// idSeed makes the hashes of command ids in this process.
+type idSeed maphash.Seed
+
+func (h idSeed) of(commandID string) uint64 { return maphash.String(maphash.Seed(h), commandID) }
+
 // remember adds a command; what is safely in the store makes room.
-func (s *stream[S]) remember(p past, stored int64) {
+func (s *stream[S]) remember(p past, stored int64, seed idSeed) {
 	if len(s.pasts) >= maxPasts {
 		if old := &s.pasts[0]; old.batch == 0 && old.offset < stored {
-			copy(s.pasts, s.pasts[1:])
-			s.pasts = s.pasts[:len(s.pasts)-1]
+			if old.first <= unindexed {
+				s.early = append(s.early, seed.of(old.id))
+			}
+			s.pasts = slices.Delete(s.pasts, 0, 1)
 			s.complete = false
 		}
 	}
@@ -52,36 +62,48 @@ func (s *stream[S]) remember(p past, stored int64) {
 type cache[S any] struct {
 	limit   int
 	streams map[es.StreamID]*stream[S]
-	order   list.List // of *stream, the one used last in front
+	root    stream[S] // root.older is the stream used last, root.newer the one not used for longest
 }
 
 func newCache[S any](limit int) *cache[S] {
-	return &cache[S]{limit: limit, streams: make(map[es.StreamID]*stream[S])}
+	c := &cache[S]{limit: limit, streams: make(map[es.StreamID]*stream[S])}
+	c.root.newer, c.root.older = &c.root, &c.root
+	return c
 }
 
 func (c *cache[S]) get(id es.StreamID) *stream[S] {
 	s := c.streams[id]
 	if s != nil {
-		c.order.MoveToFront(s.element)
+		s.unlink()
+		c.front(s)
 	}
 	return s
 }
 
+func (s *stream[S]) unlink() {
+	s.newer.older, s.older.newer = s.older, s.newer
+}
+
+func (c *cache[S]) front(s *stream[S]) {
+	s.newer, s.older = &c.root, c.root.older
+	s.newer.older, s.older.newer = s, s
+}
+
 // add puts s in and lets go of the least used streams that the store can give back: all their events lie below stored.
 func (c *cache[S]) add(s *stream[S], stored int64) {
-	s.element = c.order.PushFront(s)
+	c.front(s)
 	c.streams[s.id] = s
 	// A few looks are enough: each add removes at most what it brought, plus what was pinned at its turn.
 	for looks := 0; len(c.streams) > c.limit && looks < 4; looks++ {
-		old := c.order.Back().Value.(*stream[S])
+		old := c.root.newer
 		if old == s {
 			return
 		}
+		old.unlink()
 		if old.batch != 0 || old.last >= stored {
-			c.order.MoveToFront(old.element)
+			c.front(old)
 			continue
 		}
-		c.order.Remove(old.element)
 		delete(c.streams, old.id)
 	}
 }

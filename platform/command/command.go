@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"time"
 
 	"github.com/millrace/millrace/platform/es"
@@ -55,15 +56,15 @@ type EventRef struct {
 }
 
 // receipt derives a command's receipt from what the log holds of it, so that a repeat gets the same answer for ever.
-func receipt(at es.TopicPartition, stream es.StreamID, commandID string, first es.Version, types []string, offset int64) Receipt {
+func receipt(at es.TopicPartition, stream es.StreamID, p *past) Receipt {
 	r := Receipt{
 		ID:       stream,
-		Version:  first + es.Version(len(types)) - 1,
-		Events:   make([]EventRef, len(types)),
-		Position: es.Position{TopicPartition: at, Offset: offset},
+		Version:  p.first + es.Version(len(p.types)) - 1,
+		Events:   make([]EventRef, len(p.types)),
+		Position: es.Position{TopicPartition: at, Offset: p.offset},
 	}
-	for i, t := range types {
-		r.Events[i] = EventRef{Type: t, ID: es.EventID(stream, commandID, i), Version: first + es.Version(i)}
+	for i, t := range p.types {
+		r.Events[i] = EventRef{Type: t, ID: es.EventID(stream, p.id, i), Version: p.first + es.Version(i)}
 	}
 	return r
 }
@@ -74,11 +75,8 @@ func fingerprint(payload any) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("command: fingerprint of %T: %w", payload, err)
 	}
-	h := sha256.New()
-	fmt.Fprintf(h, "%T\n", payload)
-	h.Write(text)
-	var sum [sha256.Size]byte
-	h.Sum(sum[:0])
+	text = append(append(text, '\n'), reflect.TypeOf(payload).String()...)
+	sum := sha256.Sum256(text)
 	return hex.EncodeToString(sum[:16]), nil
 }
 
@@ -119,4 +117,3 @@ func (c *Command[C]) prepare(now time.Time) error {
 	}
 	return nil
 }
-

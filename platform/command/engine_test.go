@@ -246,7 +246,9 @@ func TestTooLarge(t *testing.T) {
 	// Many big ones at once fill several writes.
 	var wg sync.WaitGroup
 	for i := range 64 {
-		wg.Go(func() { r.mustSend(fmt.Sprintf("b-%d", i), "k-1", credit{Amount: 1, Times: 5, Note: strings.Repeat("y", 10_000)}) })
+		wg.Go(func() {
+			r.mustSend(fmt.Sprintf("b-%d", i), "k-1", credit{Amount: 1, Times: 5, Note: strings.Repeat("y", 10_000)})
+		})
 	}
 	wg.Wait()
 	for i := range 64 {

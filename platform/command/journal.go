@@ -15,10 +15,14 @@ import (
 // The stream store keeps, for each partition, under
 //
 //	'e' partition stream version -> one event (row)
-//	'c' partition hash(stream, command id) -> version of the command's first event
+//	'c' partition hash(stream, command id) -> version of the command's first event, if that is above unindexed
 //	'p' partition -> the cursor: everything before it is in the store
 //
 // All of it is derived from the log and is written in one transaction with the cursor.
+
+// unindexed is how many versions at the beginning of each stream have no index entries: most streams are short, and the commands of a
+// short stream are all known once it is loaded.
+const unindexed = 64
 
 func eventKey(dst []byte, partition int32, stream es.StreamID, version es.Version) []byte {
 	return store.AppendUint64(streamPrefix(dst, partition, stream), uint64(version))
@@ -127,12 +131,12 @@ func rowOf[E any](env *es.Envelope[E], frame []byte) row {
 	return row{offset: env.Position.Offset, index: env.Index, count: env.Count, time: env.Time, typ: env.Type, meta: env.Meta, frame: frame}
 }
 
-// put writes one event and, with the first of a command, the command's index entry.
+// put writes one event and, with the first of a command on a longer stream, the command's index entry.
 func put(b *store.Batch, partition int32, stream es.StreamID, version es.Version, r *row) error {
 	if err := b.Set(eventKey(nil, partition, stream, version), r.append(nil)); err != nil {
 		return err
 	}
-	if r.index != 0 {
+	if r.index != 0 || version <= unindexed {
 		return nil
 	}
 	return b.Set(commandKey(nil, partition, stream, r.meta.CommandID), binary.AppendUvarint(nil, uint64(version)))
@@ -160,8 +164,8 @@ type past struct {
 	slot     int      // its place in that batch
 }
 
-// findCommand looks a command up in the store; nil if it never took effect there.
-func findCommand(rd *store.Reader, partition int32, stream es.StreamID, commandID string) (*past, error) {
+// findIndexed looks a command up in the index; nil if it is not there.
+func findIndexed(rd *store.Reader, partition int32, stream es.StreamID, commandID string) (*past, error) {
 	value, err := rd.Get(commandKey(nil, partition, stream, commandID))
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, nil
@@ -173,10 +177,32 @@ func findCommand(rd *store.Reader, partition int32, stream es.StreamID, commandI
 	if size <= 0 {
 		return nil, ErrStore.Because("index entry of command %q on %q is malformed", commandID, stream)
 	}
-	first := es.Version(n)
+	return readPast(rd, partition, stream, es.Version(n), commandID)
+}
+
+// findEarly looks for a command among the first versions of a stream, those without an index; nil if it is not there.
+func findEarly(rd *store.Reader, partition int32, stream es.StreamID, commandID string) (*past, error) {
+	for first := es.Version(1); first <= unindexed; {
+		r, err := readRow(rd, eventKey(nil, partition, stream, first))
+		if errors.Is(err, store.ErrNotFound) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if r.meta.CommandID == commandID {
+			return readPast(rd, partition, stream, first, commandID)
+		}
+		first += es.Version(r.count)
+	}
+	return nil, nil
+}
+
+// readPast reads a command by its first event; nil if another command is there, as after a collision in the index.
+func readPast(rd *store.Reader, partition int32, stream es.StreamID, first es.Version, commandID string) (*past, error) {
 	r, err := readRow(rd, eventKey(nil, partition, stream, first))
 	if errors.Is(err, store.ErrNotFound) || (err == nil && r.meta.CommandID != commandID) {
-		return nil, nil // another command with the same hash
+		return nil, nil
 	}
 	if err != nil {
 		return nil, err
@@ -217,4 +243,3 @@ func putCursor(b *store.Batch, c eventlog.Cursor) error {
 
 // isFull reports whether a store batch must be committed before more can go in.
 func isFull(err error) bool { return errors.Is(err, store.ErrBatchFull) }
-

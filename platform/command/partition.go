@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -36,7 +38,7 @@ type partition[S, C, E any] struct {
 	queue  chan *request[C]
 
 	serving atomic.Bool
-	waiting atomic.Int64 // since when a write is outstanding, Unix nanoseconds; 0 = none is
+	waiting atomic.Int64  // since when a write is outstanding, Unix nanoseconds; 0 = none is
 	ready   chan struct{} // closed after the first claim: from then on stored and acked mean something
 	acked   atomic.Int64  // offset after the last record that was acknowledged, or read at the claim
 	stored  *progress     // offset before which everything is in the store
@@ -48,6 +50,8 @@ type partition[S, C, E any] struct {
 	filling *batch[S, C]
 	flying  *batch[S, C]
 	spare   []*eventlog.Batch
+	single  map[string][]string // the types of a command with one event, the usual case
+	seed    idSeed
 	batches uint64
 	held    *request[C]   // does not fit in filling; goes first into the next batch
 	again   []*request[C] // to be decided again under the next claim
@@ -66,6 +70,13 @@ type batch[S, C any] struct {
 	taken   []taken[S, C]
 	waits   []wait[C]
 	arena   []byte // the events' frames, one after the other
+	parts   []part // the events
+}
+
+// A part is one event of a batch: its id, and where its frame ends in the arena.
+type part struct {
+	id  string
+	end int
 }
 
 // A taken command is in a batch.
@@ -73,10 +84,9 @@ type taken[S, C any] struct {
 	request *request[C]
 	stream  *stream[S]
 	first   es.Version
-	place   int // of its first event in the batch
-	types   []string
-	ends    []int // of its events' frames in the arena
-	begin   int
+	place   int      // of its first event in the batch
+	types   []string // of its events; shared, never changed
+	begin   int      // of its first event's frame in the arena
 	meta    es.Meta
 }
 
@@ -94,6 +104,8 @@ func newPartition[S, C, E any](e *Engine[S, C, E], id int32) *partition[S, C, E]
 		at:     es.TopicPartition{Topic: e.cfg.Topic.Name, Partition: id},
 		queue:  make(chan *request[C], e.cfg.Queue),
 		ready:  make(chan struct{}),
+		single: make(map[string][]string),
+		seed:   idSeed(maphash.MakeSeed()),
 		stored: newProgress(),
 	}
 }
@@ -325,7 +337,7 @@ func (p *partition[S, C, E]) admit(ctx context.Context, r *request[C]) {
 	case known != nil && known.batch != 0:
 		p.attach(known.batch, wait[C]{request: r, repeat: known.slot, place: -1})
 	case known != nil:
-		a := receipt(p.at, s.id, c.ID, known.first, known.types, known.offset)
+		a := receipt(p.at, s.id, known)
 		a.Replayed = !r.retried && !r.lookup
 		r.answer <- result{receipt: a}
 	case r.lookup:
@@ -386,15 +398,12 @@ func (p *partition[S, C, E]) take(s *stream[S], r *request[C], events []E, state
 		p.held = r
 		return
 	}
-	t := taken[S, C]{
-		request: r, stream: s, first: s.version + 1, place: b.encoded.Len(), begin: len(b.arena), meta: c.Meta,
-		types: make([]string, 0, len(events)), ends: make([]int, 0, len(events)),
-	}
+	t := taken[S, C]{request: r, stream: s, first: s.version + 1, place: b.encoded.Len(), begin: len(b.arena), meta: c.Meta}
 	save := b.encoded.Savepoint()
 	for i, event := range events {
 		if err := p.encode(&t, i, len(events), event); err != nil {
 			b.encoded.Rollback(save)
-			b.arena = b.arena[:t.begin]
+			b.arena, b.parts = b.arena[:t.begin], b.parts[:t.place]
 			switch {
 			case errors.Is(err, eventlog.ErrBatchFull) && b.encoded.Len() > 0:
 				p.held = r
@@ -411,7 +420,7 @@ func (p *partition[S, C, E]) take(s *stream[S], r *request[C], events []E, state
 	}
 	s.state, s.version = state, s.version+es.Version(len(events))
 	s.batch, s.place = b.seq, b.encoded.Len()-1
-	s.remember(past{id: c.ID, hash: c.Meta.CommandHash, first: t.first, types: t.types, batch: b.seq, slot: len(b.taken)}, p.stored.get())
+	s.remember(past{id: c.ID, hash: c.Meta.CommandHash, first: t.first, types: t.types, batch: b.seq, slot: len(b.taken)}, p.stored.get(), p.seed)
 	b.taken = append(b.taken, t)
 }
 
@@ -426,8 +435,15 @@ func (p *partition[S, C, E]) encode(t *taken[S, C], index, count int, event E) e
 		ID: es.EventID(t.stream.id, t.meta.CommandID, index), Type: e.codec.TypeName(event), Stream: t.stream.id,
 		Version: t.first + es.Version(index), Index: index, Count: count, Time: t.meta.Time, Meta: t.meta, Event: event,
 	}
-	t.types = append(t.types, env.Type)
-	t.ends = append(t.ends, len(b.arena))
+	if count == 1 {
+		if t.types = p.single[env.Type]; t.types == nil {
+			t.types = []string{env.Type}
+			p.single[env.Type] = t.types
+		}
+	} else {
+		t.types = append(t.types, env.Type)
+	}
+	b.parts = append(b.parts, part{env.ID, len(b.arena)})
 	return e.events.AddFrame(b.encoded, &env, b.arena[start:])
 }
 
@@ -445,7 +461,7 @@ func (p *partition[S, C, E]) load(ctx context.Context, id es.StreamID) (*stream[
 		return p.scan(ctx, rd, id, 1, func(env es.Envelope[E]) bool {
 			s.state, s.version, s.last = p.engine.decider.Evolve(s.state, env.Event), env.Version, env.Position.Offset
 			if env.Index == 0 {
-				s.remember(past{id: env.Meta.CommandID, hash: env.Meta.CommandHash, first: env.Version}, s.last+1)
+				s.remember(past{id: env.Meta.CommandID, hash: env.Meta.CommandHash, first: env.Version}, s.last+1, p.seed)
 			}
 			of := &s.pasts[len(s.pasts)-1]
 			of.offset, of.types = s.last, append(of.types, env.Type)
@@ -464,9 +480,18 @@ func (p *partition[S, C, E]) known(s *stream[S], commandID string) (*past, error
 	if found := s.find(commandID); found != nil || s.complete {
 		return found, nil
 	}
+	early := slices.Contains(s.early, p.seed.of(commandID))
+	if !early && s.version <= unindexed {
+		return nil, nil
+	}
 	var found *past
 	err := p.engine.cfg.Store.Read(func(rd *store.Reader) (err error) {
-		found, err = findCommand(rd, p.at.Partition, s.id, commandID)
+		if early {
+			found, err = findEarly(rd, p.at.Partition, s.id, commandID)
+		}
+		if err == nil && found == nil && s.version > unindexed {
+			found, err = findIndexed(rd, p.at.Partition, s.id, commandID)
+		}
 		return err
 	})
 	return found, err
@@ -529,12 +554,12 @@ func (p *partition[S, C, E]) confirm(base int64) {
 		if of := s.find(t.meta.CommandID); of != nil {
 			of.batch, of.offset = 0, s.last
 		}
-		t.request.answer <- result{receipt: p.receipt(t, base)}
+		t.request.answer <- result{receipt: p.receipt(b, t, base)}
 	}
 	for _, w := range b.waits {
 		switch {
 		case w.repeat >= 0:
-			w.result.receipt = p.receipt(&b.taken[w.repeat], base)
+			w.result.receipt = p.receipt(b, &b.taken[w.repeat], base)
 			w.result.receipt.Replayed = !w.request.retried
 		case w.place >= 0:
 			w.result.receipt.Position = es.Position{TopicPartition: p.at, Offset: base + int64(w.place)}
@@ -542,14 +567,22 @@ func (p *partition[S, C, E]) confirm(base int64) {
 		w.request.answer <- w.result
 	}
 	p.engine.storing.add(storeJob{
-		cursor: cursor,
-		write:  func(into *store.Batch, from int) (int, error) { return p.write(into, b, base, from) },
-		done:   func() { p.stored.set(cursor.Next) },
+		events: len(b.taken), cursor: cursor,
+		write: func(into *store.Batch, from int) (int, error) { return p.write(into, b, base, from) },
+		done:  func() { p.stored.set(cursor.Next) },
 	})
 }
 
-func (p *partition[S, C, E]) receipt(t *taken[S, C], base int64) Receipt {
-	return receipt(p.at, t.stream.id, t.meta.CommandID, t.first, t.types, base+int64(t.place+len(t.types)-1))
+// receipt is what package function receipt says of the same command later, with the ids that were made for the log.
+func (p *partition[S, C, E]) receipt(b *batch[S, C], t *taken[S, C], base int64) Receipt {
+	r := Receipt{
+		ID: t.stream.id, Version: t.first + es.Version(len(t.types)) - 1, Events: make([]EventRef, len(t.types)),
+		Position: es.Position{TopicPartition: p.at, Offset: base + int64(t.place+len(t.types)-1)},
+	}
+	for i, typ := range t.types {
+		r.Events[i] = EventRef{Type: typ, ID: b.parts[t.place+i].id, Version: t.first + es.Version(i)}
+	}
+	return r
 }
 
 // write puts the rows of an acked batch from its from-th event on into a store batch; -1 = all are in, else the event to go on with.
@@ -557,8 +590,9 @@ func (p *partition[S, C, E]) write(into *store.Batch, b *batch[S, C], base int64
 	for i := range b.taken {
 		t := &b.taken[i]
 		start := t.begin
-		for j, end := range t.ends {
+		for j := range t.types {
 			place := t.place + j
+			end := b.parts[place].end
 			if place >= from {
 				r := row{offset: base + int64(place), index: j, count: len(t.types), time: t.meta.Time, typ: t.types[j], meta: t.meta, frame: b.arena[start:end]}
 				if err := put(into, p.at.Partition, t.stream.id, t.first+es.Version(j), &r); err != nil {

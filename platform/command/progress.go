@@ -40,6 +40,7 @@ func (p *progress) wait(ctx context.Context, v int64, s *storer) error {
 		if value >= v {
 			return nil
 		}
+		s.hurry()
 		select {
 		case <-grown:
 		case <-s.failed:

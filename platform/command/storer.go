@@ -3,83 +3,133 @@ package command
 import (
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/millrace/millrace/platform/eventlog"
 	"github.com/millrace/millrace/platform/store"
 )
 
-// A storer writes acked batches to the stream store behind the partitions' backs: as many as wait go into one synced transaction.
+const (
+	// storeDelay is how long events may wait for company on their way to the store: they are safe in the log, and one synced
+	// transaction costs as much for many events as for one. Whoever needs them in the store does not wait for it.
+	storeDelay = 20 * time.Millisecond
+	// storeBatch is how many events make waiting for more pointless.
+	storeBatch = 4096
+	// storeBehind is how many events may be on their way to the store before the partitions wait for it.
+	storeBehind = 64 << 10
+)
+
+// A storer writes acked batches to the stream store behind the partitions' backs, many in one synced transaction.
 type storer struct {
 	db     *store.DB
-	in     chan storeJob
 	failed chan struct{} // closed with err set
 	err    error
-	once   sync.Once
+
+	mu      sync.Mutex
+	jobs    []storeJob
+	events  int           // in jobs and in the transaction under way
+	closed  bool          // nothing is added any more
+	urgent  chan struct{} // holds one: write now
+	arrived chan struct{} // holds one: jobs were added, or closed was set
+	room    sync.Cond     // events fell
 }
 
-// A storeJob is one acked batch: write puts its rows, one event boundary at a time; done is told the cursor that is safe now.
+// A storeJob is one acked batch. write puts its events from a place on into a store batch: -1 when all are in, else the place to go on
+// with and the error. done is called when they are in the store and cursor with them.
 type storeJob struct {
-	write  func(b *store.Batch, from int) (next int, err error) // next = -1: everything is in b
+	events int
 	cursor eventlog.Cursor
+	write  func(b *store.Batch, from int) (next int, err error)
 	done   func()
 }
 
 func newStorer(db *store.DB) *storer {
-	return &storer{db: db, in: make(chan storeJob, 64), failed: make(chan struct{})}
+	s := &storer{db: db, failed: make(chan struct{}), urgent: make(chan struct{}, 1), arrived: make(chan struct{}, 1)}
+	s.room.L = &s.mu
+	return s
 }
 
 // add hands a job over; it waits while too much is unwritten, which is how a slow disk slows the partitions down.
 func (s *storer) add(j storeJob) {
-	select {
-	case s.in <- j:
-	case <-s.failed:
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.events >= storeBehind && s.err == nil {
+		s.room.Wait()
+	}
+	s.jobs = append(s.jobs, j)
+	s.events += j.events
+	notify(s.arrived)
+	if s.events >= storeBatch {
+		notify(s.urgent)
 	}
 }
 
-func (s *storer) close() { close(s.in) }
+// hurry ends the wait for more events.
+func (s *storer) hurry() { notify(s.urgent) }
+
+func (s *storer) close() {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	notify(s.arrived)
+	notify(s.urgent)
+}
+
+func notify(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
 
 // run writes until close, or until the store fails: then nothing may go on, for the store would lag behind for good.
 func (s *storer) run() error {
-	for j := range s.in {
-		jobs := []storeJob{j}
-	more:
-		for len(jobs) < cap(s.in) {
-			select {
-			case j, ok := <-s.in:
-				if !ok {
-					break more
-				}
-				jobs = append(jobs, j)
-			default:
-				break more
-			}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		<-s.arrived
+		timer.Reset(storeDelay)
+		select {
+		case <-s.urgent:
+		case <-timer.C:
 		}
+		s.mu.Lock()
+		jobs, closed := s.jobs, s.closed
+		s.jobs = nil
+		s.mu.Unlock()
 		if err := s.write(jobs); err != nil {
+			s.mu.Lock()
 			s.err = fmt.Errorf("command: stream store: %w", err)
-			s.once.Do(func() { close(s.failed) })
+			s.mu.Unlock()
+			close(s.failed)
+			s.room.Broadcast()
 			return s.err
 		}
+		s.mu.Lock()
+		for _, j := range jobs {
+			s.events -= j.events
+		}
+		s.mu.Unlock()
+		s.room.Broadcast()
+		if closed {
+			return nil
+		}
 	}
-	return nil
 }
 
 // write commits jobs in order; a transaction that is full is committed between two events, without the cursor of the job it cuts:
 // writing those events again after a crash changes nothing.
 func (s *storer) write(jobs []storeJob) error {
-	b := s.db.NewBatch()
-	defer func() { b.Discard() }()
-	commit := func() error {
-		if err := b.Commit(); err != nil {
-			return err
-		}
-		b = s.db.NewBatch()
+	if len(jobs) == 0 {
 		return nil
 	}
+	b := s.db.NewBatch()
+	defer func() { b.Discard() }()
 	finished := 0 // jobs wholly in committed transactions
 	for i := range jobs {
 		for from := 0; ; {
 			next, err := jobs[i].write(b, from)
-			if err == nil && next < 0 {
+			if err == nil {
 				if err = putCursor(b, jobs[i].cursor); err == nil {
 					break
 				}
@@ -88,9 +138,10 @@ func (s *storer) write(jobs []storeJob) error {
 			if !isFull(err) || b.Len() == 0 {
 				return err
 			}
-			if err := commit(); err != nil {
+			if err := b.Commit(); err != nil {
 				return err
 			}
+			b = s.db.NewBatch()
 			for ; finished < i; finished++ {
 				jobs[finished].done()
 			}
