@@ -1,0 +1,276 @@
+package registry
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/riferrei/srclient"
+
+	"github.com/millrace/millrace/platform/contract"
+	"github.com/millrace/millrace/platform/fault"
+)
+
+// Errors of the client, beside contract.ErrUnregistered, contract.ErrUnknownSchema and contract.ErrSchema.
+var (
+	ErrURL          = fault.New(fault.Invalid, "invalid_registry_url", "the address of the schema registry is not usable")
+	ErrUnreachable  = fault.New(fault.Unavailable, "registry_unreachable", "the schema registry does not answer")
+	ErrCredentials  = fault.New(fault.Forbidden, "registry_credentials", "the schema registry does not accept the credentials")
+	ErrIncompatible = fault.New(fault.Rejected, "schema_incompatible", "the schema is not compatible with earlier versions")
+	ErrRefused      = fault.New(fault.Rejected, "registry_refused", "the schema registry refuses the request")
+	ErrAnswer       = fault.New(fault.Unavailable, "registry_answer", "the schema registry's answer is not usable")
+)
+
+// ClientConfig is what a Client needs. Zero fields mean the default that is named.
+type ClientConfig struct {
+	URLs     []string      // of the instances of one registry, tried in turn; at least one
+	Username string        // for basic authentication
+	Password string        //
+	Token    string        // for bearer authentication, instead of username and password
+	HTTP     *http.Client  // its Transport is used, e.g. for TLS; http.DefaultTransport's settings by default
+	Setting  string        // what the user sets the URLs with, for error texts; MILLRACE_REGISTRY_URL
+	Attempts int           // how often a request is sent at most; 4
+	Timeout  time.Duration // of one attempt; 5 s
+	Backoff  time.Duration // before the second attempt, doubled before each further one, plus or minus half; 100 ms
+	Negative time.Duration // how long an id counts as unknown before it is asked for again; 30 s
+}
+
+// A Client talks to a Confluent-compatible schema registry. It implements contract.Resolver, is safe for concurrent use, and keeps
+// every schema that it has seen for ever: what an id stands for never changes.
+type Client struct {
+	cfg       ClientConfig
+	urls      []*url.URL
+	transport http.RoundTripper
+	preferred atomic.Int32 // the URL that answered last
+
+	mu      sync.Mutex
+	texts   map[int32]string
+	unknown map[int32]time.Time // until when
+	flights map[int32]*flight
+}
+
+// A flight is one look-up that several callers wait for.
+type flight struct {
+	done chan struct{}
+	text string
+	err  error
+}
+
+var _ contract.Resolver = (*Client)(nil)
+
+// maxUnknown bounds the memory of the negative cache: ids come out of records, so anybody could make them up.
+const maxUnknown = 10_000
+
+// Dial returns a client for the registry at the URLs, or ErrURL. It does not connect: Ping does.
+func Dial(cfg ClientConfig) (*Client, error) {
+	if cfg.Setting == "" {
+		cfg.Setting = "MILLRACE_REGISTRY_URL"
+	}
+	if cfg.Attempts == 0 {
+		cfg.Attempts = 4
+	}
+	if cfg.Timeout == 0 {
+		cfg.Timeout = 5 * time.Second
+	}
+	if cfg.Backoff == 0 {
+		cfg.Backoff = 100 * time.Millisecond
+	}
+	if cfg.Negative == 0 {
+		cfg.Negative = 30 * time.Second
+	}
+	c := &Client{cfg: cfg, texts: map[int32]string{}, unknown: map[int32]time.Time{}, flights: map[int32]*flight{}}
+	if len(cfg.URLs) == 0 {
+		return nil, ErrURL.Because("none is given").WithFix("set %s, e.g. to http://127.0.0.1:8081", cfg.Setting)
+	}
+	for _, text := range cfg.URLs {
+		u, err := url.Parse(strings.TrimSpace(text))
+		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
+			return nil, ErrURL.Because("%s is not of the form http://host:port", redact(text)).WithFix("correct %s", cfg.Setting)
+		}
+		if u.User != nil && c.cfg.Username == "" {
+			c.cfg.Username = u.User.Username()
+			c.cfg.Password, _ = u.User.Password()
+		}
+		u.User = nil
+		u.Path, u.RawPath = strings.TrimRight(u.Path, "/"), ""
+		c.urls = append(c.urls, u)
+	}
+	if cfg.HTTP != nil && cfg.HTTP.Transport != nil {
+		c.transport = cfg.HTTP.Transport
+	} else {
+		t := http.DefaultTransport.(*http.Transport).Clone()
+		t.MaxIdleConnsPerHost = 16 // as many as srclient lets run at once
+		c.transport = t
+	}
+	return c, nil
+}
+
+// redact hides the password of a URL that may be malformed.
+func redact(text string) string {
+	if i := strings.LastIndexByte(text, '@'); i >= 0 {
+		return "…" + text[i:]
+	}
+	return clip(text)
+}
+
+// with calls f with a srclient for this one call: it knows no contexts and no retries, so both are in the transport it is given.
+func (c *Client) with(ctx context.Context, f func(*srclient.SchemaRegistryClient) error) error {
+	x := &exchange{client: c, ctx: ctx}
+	sr := srclient.NewSchemaRegistryClient("http://registry.invalid", srclient.WithClient(&http.Client{
+		Transport:     x,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}))
+	sr.CachingEnabled(false)
+	err := f(sr)
+	if err == nil {
+		return nil
+	}
+	return x.explain(err)
+}
+
+// SchemaID returns the id of the text under the subject, or contract.ErrUnregistered. It never registers.
+func (c *Client) SchemaID(ctx context.Context, subject, schema string) (int32, error) {
+	var found *srclient.Schema
+	err := c.with(ctx, func(sr *srclient.SchemaRegistryClient) (err error) {
+		found, err = sr.LookupSchema(subject, schema, srclient.Avro)
+		return err
+	})
+	if err != nil {
+		if notThere(err) {
+			return 0, contract.ErrUnregistered.Because("%s", subject).Wrap(err)
+		}
+		return 0, err
+	}
+	return c.id(subject, schema, found)
+}
+
+// Register registers the schema under the subject unless it is there, and returns its id. A registry that refuses it answers
+// ErrIncompatible, with its reasons, or contract.ErrSchema.
+func (c *Client) Register(ctx context.Context, s contract.Subject) (int32, error) {
+	var made *srclient.Schema
+	err := c.with(ctx, func(sr *srclient.SchemaRegistryClient) (err error) {
+		made, err = sr.CreateSchema(s.Name, s.Schema, srclient.Avro)
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	return c.id(s.Name, s.Schema, made)
+}
+
+// id returns the id that the registry gave a schema if what it says about it is consistent: an id that stands for another schema
+// would make every event undecodable.
+func (c *Client) id(subject, schema string, found *srclient.Schema) (int32, error) {
+	id, err := positive(found.ID())
+	if err != nil {
+		return 0, err
+	}
+	want, err := contract.Parse(schema)
+	if err != nil {
+		return 0, err
+	}
+	got, err := contract.Parse(found.Schema())
+	if err != nil {
+		return 0, ErrAnswer.Because("the schema with id %d of subject %s cannot be parsed", id, subject).Wrap(err)
+	}
+	if got.Name() != want.Name() || len(contract.Compatible(got, want)) > 0 || len(contract.Compatible(want, got)) > 0 {
+		return 0, ErrAnswer.Because("the schema with id %d is not the one of subject %s that was asked for", id, subject)
+	}
+	return id, nil
+}
+
+func positive(id int) (int32, error) {
+	if id < 1 || id > 1<<31-1 {
+		return 0, ErrAnswer.Because("the schema's id is %d", id)
+	}
+	return int32(id), nil
+}
+
+// SchemaByID returns the text with the id, or contract.ErrUnknownSchema. Each id is fetched once; those who ask meanwhile wait for it.
+func (c *Client) SchemaByID(ctx context.Context, id int32) (string, error) {
+	if id < 1 {
+		return "", contract.ErrUnknownSchema.Because("id %d", id)
+	}
+	c.mu.Lock()
+	if text, ok := c.texts[id]; ok {
+		c.mu.Unlock()
+		return text, nil
+	}
+	if until, ok := c.unknown[id]; ok && time.Now().Before(until) {
+		c.mu.Unlock()
+		return "", contract.ErrUnknownSchema.Because("id %d", id)
+	}
+	f := c.flights[id]
+	if f == nil {
+		f = &flight{done: make(chan struct{})}
+		c.flights[id] = f
+		// The one who asked first may give up earlier than those who joined, so the flight has its own time.
+		own, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Duration(c.cfg.Attempts)*(c.cfg.Timeout+maxPause))
+		go func() {
+			defer cancel()
+			c.land(id, f, own)
+		}()
+	}
+	c.mu.Unlock()
+	select {
+	case <-f.done:
+		return f.text, f.err
+	case <-ctx.Done():
+		return "", ErrUnreachable.Because("while waiting for the schema with id %d", id).Wrap(ctx.Err())
+	}
+}
+
+// land fetches the schema of a flight and keeps what was learnt.
+func (c *Client) land(id int32, f *flight, ctx context.Context) { //nolint:revive // the context is the flight's own
+	f.text, f.err = c.fetch(ctx, id)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case f.err == nil:
+		c.texts[id] = f.text
+		delete(c.unknown, id)
+	case contract.ErrUnknownSchema.Is(fault.From(f.err)):
+		if len(c.unknown) >= maxUnknown {
+			clear(c.unknown)
+		}
+		c.unknown[id] = time.Now().Add(c.cfg.Negative)
+	}
+	delete(c.flights, id)
+	close(f.done)
+}
+
+func (c *Client) fetch(ctx context.Context, id int32) (string, error) {
+	var found *srclient.Schema
+	err := c.with(ctx, func(sr *srclient.SchemaRegistryClient) (err error) {
+		found, err = sr.GetSchema(int(id))
+		return err
+	})
+	switch {
+	case err != nil && notThere(err):
+		return "", contract.ErrUnknownSchema.Because("id %d", id).Wrap(err)
+	case err != nil:
+		return "", err
+	case found.SchemaType() != nil && *found.SchemaType() != "" && *found.SchemaType() != srclient.Avro:
+		return "", ErrAnswer.Because("the schema with id %d is of type %s, not AVRO", id, clip(string(*found.SchemaType())))
+	case len(found.References()) > 0:
+		return "", ErrAnswer.Because("the schema with id %d refers to other schemas, which is not supported", id)
+	case len(found.Schema()) > contract.MaxSchemaBytes:
+		return "", ErrAnswer.Because("the schema with id %d has %d bytes, at most %d are allowed", id, len(found.Schema()), contract.MaxSchemaBytes)
+	case found.Schema() == "" || !json.Valid([]byte(found.Schema())):
+		return "", ErrAnswer.Because("the schema with id %d is not JSON", id)
+	}
+	return found.Schema(), nil
+}
+
+// Ping returns nil if a registry answers, else ErrUnreachable, ErrCredentials or ErrAnswer.
+func (c *Client) Ping(ctx context.Context) error {
+	return c.with(ctx, func(sr *srclient.SchemaRegistryClient) error {
+		_, err := sr.GetGlobalCompatibilityLevel()
+		return err
+	})
+}

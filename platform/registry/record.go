@@ -1,0 +1,164 @@
+package registry
+
+import (
+	"bytes"
+	"crypto/md5" //nolint:gosec // the record format has an MD5; nothing here relies on it
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+)
+
+// A record is one record of the topic; a nil value deletes what the key stands for.
+type record struct{ key, value []byte }
+
+// The key types of the topic. All others are left alone.
+const (
+	keySchema        = "SCHEMA"
+	keyConfig        = "CONFIG"
+	keyMode          = "MODE"
+	keyDeleteSubject = "DELETE_SUBJECT"
+	// keyMaxID is Millrace's own: the highest id ever given, kept because hard-deleted schemas leave no trace after compaction, and an
+	// id that comes back would decode old events with a new schema. Other registries skip the key type.
+	keyMaxID = "MILLRACE_MAX_ID"
+)
+
+// The keys and values below are marshalled with their fields in exactly this order: compaction compares keys byte by byte.
+type (
+	schemaKey struct {
+		Keytype string `json:"keytype"`
+		Subject string `json:"subject"`
+		Version int32  `json:"version"`
+		Magic   int    `json:"magic"`
+	}
+	subjectKey struct { // of CONFIG, MODE and DELETE_SUBJECT; a nil subject is the global one
+		Keytype string  `json:"keytype"`
+		Subject *string `json:"subject"`
+		Magic   int     `json:"magic"`
+	}
+	plainKey struct {
+		Keytype string `json:"keytype"`
+		Magic   int    `json:"magic"`
+	}
+	anyKey struct {
+		Keytype string  `json:"keytype"`
+		Subject *string `json:"subject"`
+		Version int32   `json:"version"`
+	}
+
+	schemaValue struct {
+		Subject    string          `json:"subject"`
+		Version    int32           `json:"version"`
+		ID         int32           `json:"id"`
+		MD5        string          `json:"md5,omitempty"`
+		SchemaType string          `json:"schemaType,omitempty"` // "" = AVRO
+		References []reference     `json:"references,omitempty"`
+		Metadata   json.RawMessage `json:"metadata,omitempty"`
+		RuleSet    json.RawMessage `json:"ruleSet,omitempty"`
+		Schema     string          `json:"schema"`
+		Deleted    bool            `json:"deleted"`
+	}
+	configValue struct {
+		Subject string `json:"subject,omitempty"`
+		config
+	}
+	modeValue struct {
+		Subject string `json:"subject,omitempty"`
+		Mode    string `json:"mode"`
+	}
+	deleteSubjectValue struct {
+		Subject string `json:"subject"`
+		Version int32  `json:"version"`
+	}
+	maxIDValue struct {
+		ID int32 `json:"id"`
+	}
+)
+
+// A reference names a schema that another one uses.
+type reference struct {
+	Name    string `json:"name"`
+	Subject string `json:"subject"`
+	Version int32  `json:"version"`
+}
+
+// A config is the compatibility setting of a subject or, globally, of all.
+type config struct {
+	CompatibilityLevel string `json:"compatibilityLevel,omitempty"`
+	Normalize          *bool  `json:"normalize,omitempty"`
+	CompatibilityGroup string `json:"compatibilityGroup,omitempty"`
+}
+
+func encode(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(fmt.Sprintf("registry: a record does not marshal: %v", err)) // raw messages were checked when they came in
+	}
+	return b
+}
+
+func schemaRecord(v *version) record {
+	c := v.content
+	return record{encode(schemaKey{keySchema, v.subject, v.number, 1}), encode(schemaValue{
+		Subject: v.subject, Version: v.number, ID: c.id, MD5: md5Of(c.text), SchemaType: storedType(c.schemaType),
+		References: c.references, Metadata: c.metadata, RuleSet: c.ruleSet, Schema: c.text, Deleted: v.deleted,
+	})}
+}
+
+func storedType(t string) string {
+	if t == typeAvro {
+		return ""
+	}
+	return t
+}
+
+func md5Of(text string) string {
+	sum := md5.Sum([]byte(text)) //nolint:gosec // see the import
+	return base64.StdEncoding.EncodeToString(sum[:])
+}
+
+// A hash tells contents apart: what has the same hash gets the same id.
+type hash [sha256.Size]byte
+
+// guid is the hash as the API shows it, for clients that prefer ids that are the same in every registry.
+func (h hash) guid() string {
+	x := hex.EncodeToString(h[:16])
+	return x[:8] + "-" + x[8:12] + "-" + x[12:16] + "-" + x[16:20] + "-" + x[20:]
+}
+
+// hashOf is of the content as a JSON value: white space and the order of an object's members do not count.
+func hashOf(schemaType, text string, references []reference, metadata, ruleSet json.RawMessage) hash {
+	h := sha256.New()
+	for _, part := range [][]byte{[]byte(schemaType), canonical([]byte(text)), encode(references), canonical(metadata), canonical(ruleSet)} {
+		fmt.Fprintf(h, "%d:", len(part))
+		h.Write(part)
+	}
+	var sum hash
+	h.Sum(sum[:0])
+	return sum
+}
+
+// canonical returns the JSON value without white space and with members in the order of their names; what is no JSON stays as it is.
+func canonical(data []byte) []byte {
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.UseNumber() // 1 and 1.0 are different defaults
+	var v any
+	if err := d.Decode(&v); err != nil || d.More() {
+		return data
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		return data
+	}
+	return b
+}
+
+// compact returns text without insignificant white space, as other registries store it.
+func compact(text string) string {
+	var b bytes.Buffer
+	if err := json.Compact(&b, []byte(text)); err != nil {
+		return text
+	}
+	return b.String()
+}
