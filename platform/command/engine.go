@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -59,6 +60,8 @@ type Engine[S, C, E any] struct {
 	events     *eventlog.Events[E]
 	partitions []*partition[S, C, E]
 	storing    *storer
+	batches    sync.Pool // of *batch[S, C]
+	requests   sync.Pool // of *request[C]
 	running    atomic.Bool
 	stopped    chan struct{}
 }
@@ -123,19 +126,24 @@ func (e *Engine[S, C, E]) Handle(ctx context.Context, c Command[C]) (Receipt, er
 	if err := c.prepare(time.Now()); err != nil {
 		return Receipt{}, err
 	}
-	return e.ask(ctx, &request[C]{ctx: ctx, command: c, answer: make(chan result, 1)})
+	return e.ask(ctx, c, false)
 }
 
 // Lookup returns the receipt of a command that took effect on a stream, or ErrUnknownCommand.
 func (e *Engine[S, C, E]) Lookup(ctx context.Context, stream es.StreamID, commandID string) (Receipt, error) {
-	return e.ask(ctx, &request[C]{ctx: ctx, lookup: true, command: Command[C]{Stream: stream, ID: commandID}, answer: make(chan result, 1)})
+	return e.ask(ctx, Command[C]{Stream: stream, ID: commandID}, true)
 }
 
-func (e *Engine[S, C, E]) ask(ctx context.Context, r *request[C]) (Receipt, error) {
-	p := e.partition(r.command.Stream)
+func (e *Engine[S, C, E]) ask(ctx context.Context, c Command[C], lookup bool) (Receipt, error) {
+	p := e.partition(c.Stream)
 	if since := p.waiting.Load(); since != 0 && time.Since(time.Unix(0, since)) > e.cfg.AckTimeout {
 		return Receipt{}, ErrUnavailable.Because("%s: no broker has confirmed a write for %v", p.at, e.cfg.AckTimeout).After(time.Second)
 	}
+	r, ok := e.requests.Get().(*request[C])
+	if !ok {
+		r = &request[C]{answer: make(chan result, 1)}
+	}
+	r.ctx, r.command, r.lookup = ctx, c, lookup
 	select {
 	case p.queue <- r:
 	case <-e.stopped:
@@ -145,6 +153,9 @@ func (e *Engine[S, C, E]) ask(ctx context.Context, r *request[C]) (Receipt, erro
 	}
 	select {
 	case a := <-r.answer:
+		// Answered, so nobody else holds it any more. A request whose caller gives up is left to the partition.
+		*r = request[C]{answer: r.answer}
+		e.requests.Put(r)
 		return a.receipt, a.err
 	case <-ctx.Done():
 	case <-e.stopped:

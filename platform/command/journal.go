@@ -131,15 +131,17 @@ func rowOf[E any](env *es.Envelope[E], frame []byte) row {
 	return row{offset: env.Position.Offset, index: env.Index, count: env.Count, time: env.Time, typ: env.Type, meta: env.Meta, frame: frame}
 }
 
+// A rowWriter puts rows into store batches, which copy what they are given: it reuses its memory.
+type rowWriter struct{ key, value []byte }
+
 // put writes one event and, with the first of a command on a longer stream, the command's index entry.
-func put(b *store.Batch, partition int32, stream es.StreamID, version es.Version, r *row) error {
-	if err := b.Set(eventKey(nil, partition, stream, version), r.append(nil)); err != nil {
+func (w *rowWriter) put(b *store.Batch, partition int32, stream es.StreamID, version es.Version, r *row) error {
+	w.key, w.value = eventKey(w.key[:0], partition, stream, version), r.append(w.value[:0])
+	if err := b.Set(w.key, w.value); err != nil || r.index != 0 || version <= unindexed {
 		return err
 	}
-	if r.index != 0 || version <= unindexed {
-		return nil
-	}
-	return b.Set(commandKey(nil, partition, stream, r.meta.CommandID), binary.AppendUvarint(nil, uint64(version)))
+	w.key, w.value = commandKey(w.key[:0], partition, stream, r.meta.CommandID), binary.AppendUvarint(w.value[:0], uint64(version))
+	return b.Set(w.key, w.value)
 }
 
 func readRow(rd *store.Reader, key []byte) (row, error) {

@@ -200,6 +200,7 @@ func (p *partition[S, C, E]) follow(ctx context.Context, f eventlog.Fetched) err
 	b := e.cfg.Store.NewBatch()
 	defer func() { b.Discard() }()
 	cursor := f.Cursor
+	var rows rowWriter
 	for i := 0; i < len(f.Records); {
 		r := &f.Records[i]
 		var err error
@@ -209,7 +210,7 @@ func (p *partition[S, C, E]) follow(ctx context.Context, f eventlog.Fetched) err
 				return fmt.Errorf("command: record %s: %w", r.Position, err)
 			}
 			line := rowOf(&env, r.Value)
-			err = put(b, p.at.Partition, env.Stream, env.Version, &line)
+			err = rows.put(b, p.at.Partition, env.Stream, env.Version, &line)
 		}
 		if err == nil {
 			i++
@@ -516,13 +517,29 @@ func (p *partition[S, C, E]) attach(seq uint64, w wait[C]) {
 
 func (p *partition[S, C, E]) newBatch() *batch[S, C] {
 	p.batches++
-	b := &batch[S, C]{seq: p.batches}
+	b, ok := p.engine.batches.Get().(*batch[S, C])
+	if !ok {
+		b = new(batch[S, C])
+	}
+	b.seq = p.batches
 	if n := len(p.spare); n > 0 {
 		b.encoded, p.spare = p.spare[n-1], p.spare[:n-1]
 	} else {
 		b.encoded = eventlog.NewBatch(p.engine.cfg.BatchBytes)
 	}
 	return b
+}
+
+// recycle keeps the memory of a batch that is in the log and in the store. One that was lost is left to the collector: its requests live on.
+func (p *partition[S, C, E]) recycle(b *batch[S, C]) {
+	clear(b.taken)
+	clear(b.waits)
+	clear(b.parts)
+	if cap(b.arena) > 4<<20 {
+		b.arena = nil // an exceptional batch should not pin its memory
+	}
+	*b = batch[S, C]{taken: b.taken[:0], waits: b.waits[:0], parts: b.parts[:0], arena: b.arena[:0]}
+	p.engine.batches.Put(b)
 }
 
 // send starts the write of what has gathered, if none is on its way.
@@ -544,6 +561,7 @@ func (p *partition[S, C, E]) confirm(base int64) {
 	cursor := p.owner.Cursor()
 	b.encoded.Reset()
 	p.spare = append(p.spare, b.encoded)
+	b.encoded = nil
 	for i := range b.taken {
 		t := &b.taken[i]
 		s := t.stream
@@ -568,8 +586,11 @@ func (p *partition[S, C, E]) confirm(base int64) {
 	}
 	p.engine.storing.add(storeJob{
 		events: len(b.taken), cursor: cursor,
-		write: func(into *store.Batch, from int) (int, error) { return p.write(into, b, base, from) },
-		done:  func() { p.stored.set(cursor.Next) },
+		write: func(w *rowWriter, into *store.Batch, from int) (int, error) { return p.write(w, into, b, base, from) },
+		done: func() {
+			p.stored.set(cursor.Next)
+			p.recycle(b)
+		},
 	})
 }
 
@@ -586,7 +607,7 @@ func (p *partition[S, C, E]) receipt(b *batch[S, C], t *taken[S, C], base int64)
 }
 
 // write puts the rows of an acked batch from its from-th event on into a store batch; -1 = all are in, else the event to go on with.
-func (p *partition[S, C, E]) write(into *store.Batch, b *batch[S, C], base int64, from int) (int, error) {
+func (p *partition[S, C, E]) write(w *rowWriter, into *store.Batch, b *batch[S, C], base int64, from int) (int, error) {
 	for i := range b.taken {
 		t := &b.taken[i]
 		start := t.begin
@@ -595,7 +616,7 @@ func (p *partition[S, C, E]) write(into *store.Batch, b *batch[S, C], base int64
 			end := b.parts[place].end
 			if place >= from {
 				r := row{offset: base + int64(place), index: j, count: len(t.types), time: t.meta.Time, typ: t.types[j], meta: t.meta, frame: b.arena[start:end]}
-				if err := put(into, p.at.Partition, t.stream.id, t.first+es.Version(j), &r); err != nil {
+				if err := w.put(into, p.at.Partition, t.stream.id, t.first+es.Version(j), &r); err != nil {
 					return place, err
 				}
 			}

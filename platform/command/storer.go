@@ -24,6 +24,7 @@ type storer struct {
 	db     *store.DB
 	failed chan struct{} // closed with err set
 	err    error
+	rows   rowWriter
 
 	mu      sync.Mutex
 	jobs    []storeJob
@@ -39,7 +40,7 @@ type storer struct {
 type storeJob struct {
 	events int
 	cursor eventlog.Cursor
-	write  func(b *store.Batch, from int) (next int, err error)
+	write  func(w *rowWriter, b *store.Batch, from int) (next int, err error)
 	done   func()
 }
 
@@ -128,7 +129,7 @@ func (s *storer) write(jobs []storeJob) error {
 	finished := 0 // jobs wholly in committed transactions
 	for i := range jobs {
 		for from := 0; ; {
-			next, err := jobs[i].write(b, from)
+			next, err := jobs[i].write(&s.rows, b, from)
 			if err == nil {
 				if err = putCursor(b, jobs[i].cursor); err == nil {
 					break
