@@ -87,6 +87,10 @@ func (l *lane) run(ctx context.Context) (err error) {
 	if l.snap, err = newSnapshot(l.db); err != nil {
 		return err
 	}
+	for _, f := range l.folds {
+		l.snap.hold()
+		f.state().show(&shown{parts: f.state().progress(), snap: l.snap})
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	chunks := make(chan *chunk, 1)

@@ -185,7 +185,7 @@ func (v *viewState) hasIndex(name string) bool {
 	return false
 }
 
-// read calls fn with what the view shows. While a projector runs, the snapshot is exactly as far as s says; else at least.
+// read calls fn with what the view shows, again if that turns out to have been replaced: the snapshot is exactly as far as s says.
 func (p *Projector) read(v *viewState, fn func(*store.Reader, *shown) error) error {
 	if err := p.cfg.Store.Err(); err != nil {
 		return err
@@ -193,7 +193,12 @@ func (p *Projector) read(v *viewState, fn func(*store.Reader, *shown) error) err
 	for {
 		s := v.shown.Load()
 		if s.snap == nil {
-			return p.cfg.Store.Read(func(r *store.Reader) error { return fn(r, s) })
+			// Nothing is committed before Run has shown a snapshot: if none is there afterwards, s was still true.
+			err := p.cfg.Store.Read(func(r *store.Reader) error { return fn(r, s) })
+			if v.shown.Load() == s {
+				return err
+			}
+			continue
 		}
 		// A snapshot that is closed already was replaced by a newer one.
 		if s.snap.hold() {
