@@ -1,0 +1,133 @@
+package service
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/millrace/millrace/platform/contract"
+	"github.com/millrace/millrace/platform/es"
+	"github.com/millrace/millrace/platform/eventlog"
+	"github.com/millrace/millrace/platform/fault"
+	"github.com/millrace/millrace/platform/registry"
+	"github.com/millrace/millrace/platform/rest"
+	"github.com/millrace/millrace/platform/store"
+)
+
+// A Role is one part that a process can play: an Aggregate, a Projector, or the schema registry that every application has.
+type Role interface {
+	role() string
+	contracts() []contract.Subject
+	start(ctx context.Context, h *host) error
+}
+
+// A host is what the roles of one process share. Roles add to it while it starts; then it runs what they added.
+type host struct {
+	app       string
+	config    Config
+	logger    *slog.Logger
+	instance  string
+	advertise string
+	log       *eventlog.Client
+	registry  *registry.Client
+	http      *rest.Server
+
+	tasks      []task
+	closers    []func() error
+	operations map[string]operationFunc
+
+	mu     sync.Mutex
+	checks []rest.Check
+}
+
+type task struct {
+	name string
+	run  func(context.Context) error
+}
+
+type operationFunc func(ctx context.Context, op string, stream es.StreamID, id string) (*rest.Response, error)
+
+func newHost(app string, c Config, logger *slog.Logger) *host {
+	h := &host{app: app, config: c, logger: logger, instance: app + "-" + rand.Text()[:8], operations: map[string]operationFunc{}}
+	h.http = rest.NewServer(rest.Options{Logger: logger, Checks: []rest.Check{{Name: "roles", Ready: h.ready}}})
+	h.http.Handle(http.MethodGet, "/v1/operations/:id", func(ctx context.Context, r *rest.Request) (*rest.Response, error) {
+		op := r.Param("id")
+		name, stream, id, err := parseOperation(op)
+		if err != nil {
+			return nil, err
+		}
+		answer, ok := h.operations[name]
+		if !ok {
+			return nil, ErrOperation.Because("%.60q", op)
+		}
+		return answer(ctx, op, stream, id)
+	})
+	return h
+}
+
+// run adds a part that works until its context ends; an error of it ends the process.
+func (h *host) run(name string, f func(context.Context) error) {
+	h.tasks = append(h.tasks, task{name, f})
+}
+
+// operation adds the look-up of an aggregate's asynchronous commands.
+func (h *host) operation(aggregate string, f operationFunc) { h.operations[aggregate] = f }
+
+// check adds a condition of readiness.
+func (h *host) check(name string, ready func(context.Context) error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.checks = append(h.checks, rest.Check{Name: name, Ready: ready})
+}
+
+// ready asks every role.
+func (h *host) ready(ctx context.Context) error {
+	h.mu.Lock()
+	checks := h.checks
+	h.mu.Unlock()
+	var missing []error
+	for _, c := range checks {
+		if err := c.Ready(ctx); err != nil {
+			missing = append(missing, err)
+		}
+	}
+	return errors.Join(missing...)
+}
+
+// openStore opens a store below the data directory, to be closed when everything has ended.
+func (h *host) openStore(name string, o store.Options) (*store.DB, error) {
+	dir := filepath.Join(h.config.DataDir, name)
+	if err := os.MkdirAll(filepath.Dir(dir), 0o750); err != nil {
+		return nil, ErrConfig.Because("data.dir %s", h.config.DataDir).Wrap(err).WithFix("choose a directory that can be written with --data-dir")
+	}
+	o.Logger = h.logger
+	db, err := store.Open(dir, o)
+	if err != nil {
+		return nil, err
+	}
+	h.closers = append(h.closers, db.Close)
+	return db, nil
+}
+
+// unregistered adds to an error of a missing contract how to register it here.
+func (h *host) unregistered(err error) error {
+	if errors.Is(err, contract.ErrUnregistered) {
+		if e := fault.From(err); e != nil {
+			return e.WithFix("register the contracts: %s contracts register --registry-url %s", h.app, h.config.RegistryURL[0])
+		}
+	}
+	return err
+}
+
+func (h *host) close() error {
+	var errs []error
+	for i := len(h.closers) - 1; i >= 0; i-- {
+		errs = append(errs, h.closers[i]())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,332 @@
+package service
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/millrace/millrace/platform/contract"
+	"github.com/millrace/millrace/platform/embedded"
+	"github.com/millrace/millrace/platform/eventlog"
+	"github.com/millrace/millrace/platform/fault"
+	"github.com/millrace/millrace/platform/registry"
+	"github.com/millrace/millrace/platform/rest"
+	"github.com/millrace/millrace/platform/store"
+)
+
+// registryRole is the schema registry; it listens on an address of its own.
+type registryRole struct{}
+
+func (registryRole) role() string                       { return "registry" }
+func (registryRole) contracts() []contract.Subject      { return nil }
+func (registryRole) start(context.Context, *host) error { return nil }
+
+var errRegistry = fault.New(fault.Unavailable, "registry_starting", "the schema registry is reading its log")
+
+// startTime bounds how long a process may take until it is ready to catch up; catching up itself may take longer.
+const startTime = 60 * time.Second
+
+// A stage is a group of running parts that are stopped together, the last stage first.
+type stage struct {
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+}
+
+// A process runs stages and learns of the first part that fails.
+type process struct {
+	stages []*stage
+	failed chan error
+	ctx    context.Context
+}
+
+func newProcess(ctx context.Context) *process {
+	return &process{ctx: context.WithoutCancel(ctx), failed: make(chan error, 64)}
+}
+
+// begin starts a stage; the function it returns adds a part to it.
+func (p *process) begin() func(name string, f func(context.Context) error) {
+	ctx, stop := context.WithCancel(p.ctx)
+	s := &stage{stop: stop}
+	p.stages = append(p.stages, s)
+	return func(name string, f func(context.Context) error) {
+		s.wg.Go(func() {
+			if err := f(ctx); err != nil {
+				if fault.From(err) == nil {
+					err = fmt.Errorf("%s: %w", name, err)
+				}
+				p.failed <- err
+			}
+		})
+	}
+}
+
+// stop ends the stages in reverse order and returns the first error of a part, if any.
+func (p *process) stop() error {
+	for _, s := range slices.Backward(p.stages) {
+		s.stop()
+		s.wg.Wait()
+	}
+	select {
+	case err := <-p.failed:
+		return err
+	default:
+		return nil
+	}
+}
+
+// addresses is what a process tells about itself once it is ready.
+type addresses struct {
+	PID      int    `json:"pid"`
+	HTTP     string `json:"http"`
+	Kafka    string `json:"kafka,omitempty"`
+	Registry string `json:"registry,omitempty"`
+	Admin    string `json:"admin"`
+}
+
+// run runs roles until ctx ends, on an embedded broker in dev mode. All ports are bound before anything is opened or written.
+func (a App) run(ctx context.Context, c Config, roles []Role, dev bool, stdout, stderr io.Writer) (err error) {
+	began := time.Now()
+	logger := newLogger(c, stderr)
+	if c.Ephemeral {
+		dir, err := os.MkdirTemp("", a.Name+"-")
+		if err != nil {
+			return ErrConfig.Because("ephemeral").Wrap(err)
+		}
+		defer os.RemoveAll(dir)
+		c.DataDir = dir
+	}
+	h := newHost(a.Name, c, logger)
+	at := addresses{PID: os.Getpid()}
+	bound, err := listen(h.http, c.HTTPAddr, "--http-addr")
+	if err != nil {
+		return err
+	}
+	at.HTTP = "http://" + bound.String()
+	h.advertise = c.Advertise
+	if h.advertise == "" {
+		h.advertise = bound.String()
+	}
+	admin := newAdmin(logger)
+	if bound, err = listen(admin, c.AdminAddr, "--admin-addr"); err != nil {
+		return err
+	}
+	at.Admin = "http://" + bound.String()
+	withRegistry := dev || slices.Contains(roles, Role(registryRole{}))
+	registryHTTP := rest.NewServer(rest.Options{Logger: logger, MaxBody: registryBody, Checks: []rest.Check{{Name: "registry", Ready: h.ready}}})
+	if withRegistry {
+		if bound, err = listen(registryHTTP, c.RegistryAddr, "--registry-addr"); err != nil {
+			return err
+		}
+		at.Registry = "http://" + bound.String()
+		c.RegistryURL = []string{at.Registry}
+		h.config.RegistryURL = c.RegistryURL
+	}
+	if err := os.MkdirAll(c.DataDir, 0o750); err != nil {
+		return ErrConfig.Because("data.dir").Wrap(err).WithFix("choose a directory that can be written with --data-dir")
+	}
+
+	p := newProcess(ctx)
+	defer func() {
+		stopped := p.stop()
+		if e := h.close(); stopped == nil {
+			stopped = e
+		}
+		if err == nil {
+			err = stopped
+		}
+	}()
+	starting, cancel := context.WithTimeout(ctx, startTime)
+	defer cancel()
+	if dev {
+		unlock, err := store.LockDir(filepath.Join(c.DataDir, "kafka"))
+		if err != nil {
+			return err
+		}
+		broker, err := embedded.Start(embedded.Options{Dir: filepath.Join(c.DataDir, "kafka"), Addr: c.KafkaAddr})
+		if err != nil {
+			return errors.Join(err, unlock())
+		}
+		h.closers = append(h.closers, unlock, func() error { broker.Close(); return nil })
+		at.Kafka = broker.Addr()
+		c.KafkaBrokers = []string{broker.Addr()}
+	}
+	if h.log, err = eventlog.Open(starting, eventlog.Config{Brokers: c.KafkaBrokers, Env: c.Environment, ClientID: h.instance, Production: c.Production, Logger: logger}); err != nil {
+		return err
+	}
+	h.closers = append(h.closers, func() error { h.log.Close(); return nil })
+	if err := a.start(starting, p, h, c, roles, registryHTTP, withRegistry, dev); err != nil {
+		return err
+	}
+	p.begin()("admin", admin.Serve)
+	p.begin()("http", h.http.Serve)
+	fmt.Fprint(stdout, banner(a.Name, c, at, dev, roles))
+	if err := awaitReady(ctx, p, h); err != nil {
+		return err
+	}
+	text, err := json.Marshal(at)
+	if err != nil {
+		return err
+	}
+	if c.ReadyFile != "" {
+		if err := os.WriteFile(c.ReadyFile, append(text, '\n'), 0o600); err != nil {
+			return ErrConfig.Because("ready.file").Wrap(err)
+		}
+	}
+	fmt.Fprintf(stdout, "ready in %.2fs\n", time.Since(began).Seconds())
+	select {
+	case err := <-p.failed:
+		return err
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+// registryBody is the longest request a registry takes: a schema of 256 KiB, escaped as JSON, with room around it.
+const registryBody = 2 << 20
+
+// start starts the registry, registers the contracts where this process may, and starts the roles.
+func (a App) start(ctx context.Context, p *process, h *host, c Config, roles []Role, registryHTTP *rest.Server, withRegistry, dev bool) error {
+	if withRegistry {
+		server, err := registry.NewServer(ctx, registry.ServerConfig{Log: h.log, Logger: h.logger, Instance: h.instance, Address: c.RegistryAddr})
+		if err != nil {
+			return err
+		}
+		registryHTTP.Mount("/", server.Handler())
+		run := p.begin()
+		run("registry", server.Run)
+		run("registry http", registryHTTP.Serve)
+		h.check("registry", func(context.Context) error {
+			if !server.Ready() {
+				return errRegistry
+			}
+			return nil
+		})
+	}
+	var err error
+	if h.registry, err = registry.Dial(registry.ClientConfig{URLs: c.RegistryURL, Username: c.RegistryUser, Password: c.RegistryPassword}); err != nil {
+		return err
+	}
+	if err := h.awaitRegistry(ctx, p); err != nil {
+		return err
+	}
+	if dev || c.Register {
+		if err := registerAll(ctx, h.registry, roles, nil); err != nil {
+			return err
+		}
+	}
+	for _, r := range roles {
+		if err := r.start(ctx, h); err != nil {
+			return err
+		}
+	}
+	run := p.begin()
+	for _, t := range h.tasks {
+		run(t.name, t.run)
+	}
+	return nil
+}
+
+// awaitRegistry waits until the registry answers: ours may be starting in this process or beside it.
+func (h *host) awaitRegistry(ctx context.Context, p *process) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := h.registry.Ping(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case failed := <-p.failed:
+			return failed
+		case <-ctx.Done():
+			return err
+		case <-tick.C:
+		}
+	}
+}
+
+func awaitReady(ctx context.Context, p *process, h *host) error {
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for h.ready(ctx) != nil {
+		select {
+		case err := <-p.failed:
+			return err
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+	return nil
+}
+
+func listen(s *rest.Server, addr, flag string) (net.Addr, error) {
+	bound, err := s.Listen(addr)
+	if e := fault.From(err); e != nil {
+		return nil, e.WithFix("stop what listens there, or choose another address with %s (port 0: any free one)", flag)
+	}
+	return bound, err
+}
+
+// newAdmin returns the server of metrics and profiles, which are not for the public.
+func newAdmin(logger *slog.Logger) *rest.Server {
+	metrics := prometheus.NewRegistry()
+	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "millrace_build_info", Help: "1, with the version as a label.", ConstLabels: prometheus.Labels{"version": Version}})
+	build.Set(1)
+	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), build)
+	s := rest.NewServer(rest.Options{Logger: logger, WriteTimeout: 5 * time.Minute})
+	s.Mount("/metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
+	profiles := http.NewServeMux()
+	profiles.HandleFunc("/debug/pprof/", pprof.Index)
+	profiles.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+	profiles.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	profiles.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	profiles.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	s.Mount("/debug/pprof/", profiles)
+	return s
+}
+
+// banner tells where everything is.
+func banner(name string, c Config, at addresses, dev bool, roles []Role) string {
+	text := name + " " + Version
+	if dev {
+		kept := "data " + c.DataDir
+		if c.Ephemeral {
+			kept = "nothing is kept"
+		}
+		text += "  dev mode, not for production  (" + kept + ")\n"
+	} else {
+		text += "  serving"
+		for _, r := range roles {
+			text += " " + r.role()
+		}
+		text += "\n"
+	}
+	line := func(what, where string) {
+		if where != "" {
+			text += fmt.Sprintf("  %-10s %s\n", what, where)
+		}
+	}
+	line("http", at.HTTP)
+	line("kafka", at.Kafka)
+	line("registry", at.Registry)
+	line("metrics", at.Admin+"/metrics")
+	return text
+}
