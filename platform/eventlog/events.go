@@ -49,8 +49,11 @@ func NewEvents[E any](codec *contract.Codec[E], source string) *Events[E] {
 }
 
 // Add encodes an event at the end of the batch. It returns the codec's error, or ErrBatchFull or ErrTooLarge; the batch is unchanged
-// then. The envelope's Position is the log's to give, and ignored, as is Time: ce_time is Meta.Time.
+// then, and ErrRecord for an envelope that Envelope could not read again. The envelope's Position is the log's to give, and ignored, as is Time: ce_time is Meta.Time.
 func (x *Events[E]) Add(b *Batch, env es.Envelope[E]) error {
+	if env.Stream == "" || env.Meta.CommandID == "" || env.Index < 0 || env.Index >= env.Count || env.Version <= es.Version(env.Index) {
+		return ErrRecord.Because("event %d of %d of command %q, version %d of stream %q", env.Index, env.Count, env.Meta.CommandID, env.Version, env.Stream)
+	}
 	frame, err := x.codec.Append(b.frame[:0], env.Event)
 	if err != nil {
 		return err

@@ -1,0 +1,172 @@
+package eventlog
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/millrace/millrace/platform/embedded"
+)
+
+// groupCommit is the least that an engine does around an Owner: while one batch is under way the next one fills.
+type groupCommit struct {
+	owner   *Owner
+	mu      sync.Mutex
+	fill    *Batch
+	waiters []chan error
+	spare   *Batch
+	busy    bool
+}
+
+func newGroupCommit(o *Owner) *groupCommit {
+	return &groupCommit{owner: o, fill: NewBatch(0), spare: NewBatch(0)}
+}
+
+func (g *groupCommit) append(key, value []byte, done chan error) {
+	g.mu.Lock()
+	if err := g.fill.Add(key, value, nil); err != nil {
+		g.mu.Unlock()
+		done <- err
+		return
+	}
+	g.waiters = append(g.waiters, done)
+	if !g.busy {
+		g.send()
+	}
+	g.mu.Unlock()
+}
+
+// send is called with mu held.
+func (g *groupCommit) send() {
+	b, waiters := g.fill, g.waiters
+	g.fill, g.spare, g.waiters, g.busy = g.spare, nil, nil, true
+	g.owner.Append(b, func(_ int64, err error) {
+		g.mu.Lock()
+		b.Reset()
+		g.spare, g.busy = b, false
+		if g.fill.Len() > 0 {
+			g.send()
+		}
+		g.mu.Unlock()
+		for _, w := range waiters {
+			w <- err
+		}
+	})
+}
+
+// benchSites are the embedded broker with its log on disk, as it runs in development, and a real Kafka.
+func benchSites(b *testing.B, run func(b *testing.B, s site)) {
+	b.Run("embedded", func(b *testing.B) {
+		k, err := embedded.Start(embedded.Options{Dir: b.TempDir()})
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(k.Close)
+		run(b, site{addr: k.Addr()})
+	})
+	b.Run("real", func(b *testing.B) { run(b, realSite(b)) })
+}
+
+// BenchmarkAppend compares the fenced append with kgo's idempotent producer of the same bytes: 300-byte values, callers that wait
+// for each of theirs.
+func BenchmarkAppend(b *testing.B) {
+	benchSites(b, func(b *testing.B, s site) {
+		for _, partitions := range []int32{1, 12} {
+			for _, callers := range []int{1, 16, 512} {
+				b.Run(fmt.Sprintf("fenced/partitions=%d/callers=%d", partitions, callers), func(b *testing.B) { benchFenced(b, s, partitions, callers) })
+				b.Run(fmt.Sprintf("idempotent/partitions=%d/callers=%d", partitions, callers), func(b *testing.B) { benchIdempotent(b, s, partitions, callers) })
+			}
+		}
+	})
+}
+
+func benchFenced(b *testing.B, s site, partitions int32, callers int) {
+	c, err := Open(b.Context(), Config{Brokers: []string{s.addr}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer c.Close()
+	topic := topicOf(b, c, partitions)
+	groups := make([]*groupCommit, partitions)
+	for p := range partitions {
+		groups[p] = newGroupCommit(claim(b, c, topic, p, "bench"))
+	}
+	measure(b, callers, func() func(n int) error {
+		done := make(chan error, 1)
+		key, value := make([]byte, 12), make([]byte, 300)
+		return func(n int) error {
+			groups[n%len(groups)].append(key, value, done)
+			return <-done
+		}
+	})
+}
+
+func benchIdempotent(b *testing.B, s site, partitions int32, callers int) {
+	c, err := Open(b.Context(), Config{Brokers: []string{s.addr}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer c.Close()
+	topic := topicOf(b, c, partitions)
+	k, err := kgo.NewClient(kgo.SeedBrokers(s.addr), kgo.ProducerLinger(0), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchCompression(kgo.NoCompression()))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer k.Close()
+	ctx := context.WithoutCancel(b.Context())
+	measure(b, callers, func() func(n int) error {
+		done := make(chan error, 1)
+		key, value := make([]byte, 12), make([]byte, 300)
+		return func(n int) error {
+			k.Produce(ctx, &kgo.Record{Topic: topic.Name, Partition: int32(n) % partitions, Key: key, Value: value}, func(_ *kgo.Record, err error) { done <- err })
+			return <-done
+		}
+	})
+}
+
+// measure runs b.N calls by that many callers at once and reports the median latency.
+func measure(b *testing.B, callers int, newCaller func() func(n int) error) {
+	b.Helper()
+	var (
+		wg   sync.WaitGroup
+		mu   sync.Mutex
+		all  []time.Duration
+		next = make(chan int, 1024)
+	)
+	b.ReportAllocs()
+	b.ResetTimer()
+	for range callers {
+		call := newCaller()
+		wg.Go(func() {
+			var took []time.Duration
+			for n := range next {
+				began := time.Now()
+				if err := call(n); err != nil {
+					b.Error(err)
+					break
+				}
+				took = append(took, time.Since(began))
+			}
+			mu.Lock()
+			all = append(all, took...)
+			mu.Unlock()
+		})
+	}
+	for n := range b.N {
+		next <- n
+	}
+	close(next)
+	wg.Wait()
+	b.StopTimer()
+	slices.Sort(all)
+	if len(all) > 0 {
+		b.ReportMetric(float64(all[len(all)/2].Nanoseconds())/1e6, "p50-ms")
+		b.ReportMetric(float64(all[len(all)*99/100].Nanoseconds())/1e6, "p99-ms")
+		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "records/s")
+	}
+}
