@@ -110,6 +110,7 @@ func (a App) run(ctx context.Context, c Config, roles []Role, dev bool, stdout, 
 		defer os.RemoveAll(dir)
 		c.DataDir = dir
 	}
+	step := func(what string) { logger.Debug("started", "what", what, "after", time.Since(began)) }
 	h := newHost(a.Name, c, logger)
 	at := addresses{PID: os.Getpid()}
 	bound, err := listen(h.http, c.HTTPAddr, "--http-addr")
@@ -143,6 +144,7 @@ func (a App) run(ctx context.Context, c Config, roles []Role, dev bool, stdout, 
 	p := newProcess(ctx)
 	defer func() {
 		stopped := p.stop()
+		logger.Debug("parts stopped")
 		if e := h.close(); stopped == nil {
 			stopped = e
 		}
@@ -163,19 +165,25 @@ func (a App) run(ctx context.Context, c Config, roles []Role, dev bool, stdout, 
 		}
 		h.closers = append(h.closers, unlock, func() error { broker.Close(); return nil })
 		at.Kafka = broker.Addr()
+		step("kafka")
 		c.KafkaBrokers = []string{broker.Addr()}
 	}
 	if h.log, err = eventlog.Open(starting, eventlog.Config{Brokers: c.KafkaBrokers, Env: c.Environment, ClientID: h.instance, Production: c.Production, Logger: logger}); err != nil {
 		return err
 	}
 	h.closers = append(h.closers, func() error { h.log.Close(); return nil })
+	step("log")
 	if err := a.start(starting, p, h, c, roles, registryHTTP, withRegistry, dev); err != nil {
 		return err
 	}
+	step("roles")
 	p.begin()("admin", admin.Serve)
 	p.begin()("http", h.http.Serve)
 	fmt.Fprint(stdout, banner(a.Name, c, at, dev, roles))
-	if err := awaitReady(ctx, p, h); err != nil {
+	if err := until(ctx, p, func() bool { return h.ready(ctx) == nil }); err != nil {
+		if ctx.Err() != nil {
+			return nil // asked to stop before it was ready
+		}
 		return err
 	}
 	text, err := json.Marshal(at)
@@ -210,6 +218,9 @@ func (a App) start(ctx context.Context, p *process, h *host, c Config, roles []R
 		run := p.begin()
 		run("registry", server.Run)
 		run("registry http", registryHTTP.Serve)
+		if err := until(ctx, p, server.Ready); err != nil {
+			return err
+		}
 		h.check("registry", func(context.Context) error {
 			if !server.Ready() {
 				return errRegistry
@@ -224,6 +235,7 @@ func (a App) start(ctx context.Context, p *process, h *host, c Config, roles []R
 	if err := h.awaitRegistry(ctx, p); err != nil {
 		return err
 	}
+	h.logger.Debug("registry answers")
 	if dev || c.Register {
 		if err := registerAll(ctx, h.registry, roles, nil); err != nil {
 			return err
@@ -233,6 +245,7 @@ func (a App) start(ctx context.Context, p *process, h *host, c Config, roles []R
 		if err := r.start(ctx, h); err != nil {
 			return err
 		}
+		h.logger.Debug("role started", "role", r.role())
 	}
 	run := p.begin()
 	for _, t := range h.tasks {
@@ -262,15 +275,16 @@ func (h *host) awaitRegistry(ctx context.Context, p *process) error {
 	}
 }
 
-func awaitReady(ctx context.Context, p *process, h *host) error {
-	tick := time.NewTicker(2 * time.Millisecond)
+// until waits until a condition holds, a part fails or ctx ends; the last is its error.
+func until(ctx context.Context, p *process, holds func() bool) error {
+	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for h.ready(ctx) != nil {
+	for !holds() {
 		select {
 		case err := <-p.failed:
 			return err
 		case <-ctx.Done():
-			return nil
+			return ctx.Err()
 		case <-tick.C:
 		}
 	}
