@@ -113,8 +113,11 @@ func newBinding(schema *Schema, typ reflect.Type, g guards) (*binding, error) {
 	}
 	api := config.Freeze()
 	library := reflect2.Type2(typ)
-	b.rtype, b.direct = library.RType(), library.LikePtr()
-	b.enc = api.EncoderOf(wire, library)
+	b.rtype = library.RType()
+	// The zero value of a type that an interface holds directly, a struct of one pointer, is nil in the interface. (The library's own
+	// way to tell, by the number of fields, misses structs that have fields without a size beside the pointer.)
+	b.direct = reflect2.PtrOf(reflect.Zero(typ).Interface()) == nil
+	b.enc = api.EncoderOf(wire, reflect2.PtrTo(library))
 	b.dec = api.DecoderOf(wire, reflect2.PtrTo(library))
 	b.writers = &sync.Pool{New: func() any { return avro.NewWriter(nil, 1024, avro.WithWriterConfig(api)) }}
 	b.readers = &sync.Pool{New: func() any { return avro.NewReader(nil, 0, avro.WithReaderConfig(api)) }}
@@ -128,12 +131,12 @@ const maxKept = 64 << 10
 // encode appends the Avro form of v, whose dynamic type is b's.
 func (b *binding) encode(dst []byte, v any) ([]byte, error) {
 	p := reflect2.PtrOf(v)
+	if b.direct {
+		word := p
+		p = unsafe.Pointer(&word)
+	}
 	if b.check != nil && !b.noCheck {
-		q := p
-		if b.direct {
-			q = unsafe.Pointer(&p)
-		}
-		if err := b.check(q); err != nil {
+		if err := b.check(p); err != nil {
 			return dst, err
 		}
 	}

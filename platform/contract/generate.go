@@ -201,7 +201,9 @@ func (g *generator) goType(n *node) (string, error) {
 		return "bool", nil
 	case kindInt, kindLong:
 		switch n.logical {
-		case "date", "timestamp-millis", "timestamp-micros", "local-timestamp-millis", "local-timestamp-micros":
+		case "local-timestamp-millis", "local-timestamp-micros":
+			return "", g.fail(n, "%s has no Go type: what it means depends on where the process runs", n.logical)
+		case "date", "timestamp-millis", "timestamp-micros":
 			g.needs.time = true
 			return "time.Time", nil
 		case "time-millis", "time-micros":

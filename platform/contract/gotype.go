@@ -100,9 +100,11 @@ func describeNode(n *node) string {
 func (s *shape) integer(n *node, t reflect.Type, mismatch func(string) (check, trim, error)) (check, trim, error) {
 	unit := time.Duration(0)
 	switch n.logical {
-	case "timestamp-millis", "local-timestamp-millis":
+	case "local-timestamp-millis", "local-timestamp-micros":
+		return mismatch("a type that does not depend on where the process runs; there is none, use UTC")
+	case "timestamp-millis":
 		unit = time.Millisecond
-	case "timestamp-micros", "local-timestamp-micros":
+	case "timestamp-micros":
 		unit = time.Microsecond
 	case "date":
 		if t != timeType {
@@ -166,14 +168,13 @@ func (s *shape) bytes(n *node, t reflect.Type, mismatch func(string) (check, tri
 		return mismatch("*big.Rat")
 	case n.logical == "decimal":
 		factor := new(big.Int).Exp(big.NewInt(10), big.NewInt(int64(n.scale)), nil)
-		limit := new(big.Int).Exp(big.NewInt(10), big.NewInt(int64(n.prec)), nil)
 		return func(p unsafe.Pointer) error {
 			r := *(**big.Rat)(p)
 			if r == nil {
 				return fmt.Errorf("the decimal is nil")
 			}
 			i := new(big.Rat).Mul(r, new(big.Rat).SetInt(factor))
-			if !i.IsInt() || i.Num().CmpAbs(limit) >= 0 {
+			if !i.IsInt() || i.Num().CmpAbs(n.limit) >= 0 {
 				return fmt.Errorf("%s is not exact as decimal(%d, %d)", r.RatString(), n.prec, n.scale)
 			}
 			return nil

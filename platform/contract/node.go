@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"math/big"
 	"strconv"
 	"strings"
 
@@ -49,6 +50,7 @@ type node struct {
 	logical  string // logical type, if it is valid on this type; Avro ignores it otherwise
 	prec     int    // of a decimal
 	scale    int
+	limit    *big.Int // 10^prec
 	fields   []*field
 	walk     []walked // of a record: the types of its fields, close together in memory
 	items    *node    // of an array or a map
@@ -56,6 +58,8 @@ type node struct {
 	symbols  []string
 	fallback int // index of an enum's default symbol, -1 = none
 	size     int // of a fixed
+	bounded  bool
+	lo, hi   int64 // of an int or long if bounded: what its logical type can mean
 	props    map[string]any
 
 	least int64 // no value has fewer bytes
@@ -66,8 +70,9 @@ type node struct {
 
 // A walked is what the walk of a payload needs to know of a field.
 type walked struct {
-	kind kind
-	node *node
+	kind    kind
+	bounded bool
+	node    *node
 }
 
 // A field is one field of a record.
@@ -85,6 +90,9 @@ type field struct {
 	encoding bool // while encoded is being made
 	done     bool
 }
+
+// maxPrecision is more than any decimal in use has; the powers of ten of a hostile one would take seconds.
+const maxPrecision = 1000
 
 // The limits that keep a schema's own structure from being a bomb.
 const (
@@ -388,7 +396,7 @@ func setLogical(n *node, o *object) {
 	case "decimal":
 		p, _ := o.get("precision")
 		prec, ok := wholeNumber(p)
-		if n.kind != kindBytes && n.kind != kindFixed || !ok || prec < 1 || prec > math.MaxInt32 {
+		if n.kind != kindBytes && n.kind != kindFixed || !ok || prec < 1 || prec > maxPrecision {
 			return
 		}
 		scale := int64(0)
@@ -401,6 +409,7 @@ func setLogical(n *node, o *object) {
 			return
 		}
 		n.prec, n.scale = int(prec), int(scale)
+		n.limit = new(big.Int).Exp(big.NewInt(10), big.NewInt(prec), nil)
 	case "uuid":
 		if n.kind != kindString && (n.kind != kindFixed || n.size != 16) {
 			return
@@ -425,11 +434,31 @@ func setLogical(n *node, o *object) {
 		return
 	}
 	n.logical = logical
+	n.lo, n.hi, n.bounded = logicalRange(logical)
 	delete(n.props, "logicalType")
 	if logical == "decimal" {
 		delete(n.props, "precision")
 		delete(n.props, "scale")
 	}
+}
+
+// logicalRange returns the values that a time may have: a year from 0 to 9999, which RFC 3339 can write, or a time within one day.
+// What is outside could be decoded, but not be shown as JSON, nor be written again.
+func logicalRange(logical string) (lo, hi int64, bounded bool) {
+	const first, last = -62_167_219_200, 253_402_300_799 // the first and the last second of those years, Unix
+	switch logical {
+	case "date":
+		return first / 86_400, last / 86_400, true
+	case "time-millis":
+		return 0, 86_400_000 - 1, true
+	case "time-micros":
+		return 0, 86_400_000_000 - 1, true
+	case "timestamp-millis", "local-timestamp-millis":
+		return first * 1000, last*1000 + 999, true
+	case "timestamp-micros", "local-timestamp-micros":
+		return first * 1_000_000, last*1_000_000 + 999_999, true
+	}
+	return 0, 0, false
 }
 
 // finish computes what is known of a type once its parts are. A reference to a type that is still open counts as one level, one type and
@@ -456,7 +485,7 @@ func finish(n *node) (*node, error) {
 	case kindRecord:
 		for _, f := range n.fields {
 			add(f.node)
-			n.walk = append(n.walk, walked{f.node.kind, f.node})
+			n.walk = append(n.walk, walked{f.node.kind, f.node.bounded, f.node})
 			if !f.node.open {
 				n.least = min(n.least+f.node.least, MaxPayloadBytes+1)
 			}

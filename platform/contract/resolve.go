@@ -123,7 +123,7 @@ func (v *resolver) sameKind(c *conv, r, w *node) {
 	case kindArray, kindMap:
 		c.op, c.item = opBlocks, v.conv(r.items, w.items)
 	case kindFixed:
-		if r.size != w.size {
+		if c.w = r; r.size != w.size {
 			c.fail("%d bytes cannot be read as %d bytes", w.size, r.size)
 		}
 	case kindEnum:
@@ -137,6 +137,8 @@ func (v *resolver) sameKind(c *conv, r, w *node) {
 		}
 	case kindRecord:
 		v.record(c, r, w)
+	default: // they differ in the logical type, one of them has none: checked for what the reader's can mean
+		c.w = r
 	}
 }
 
@@ -204,7 +206,7 @@ func (v *resolver) walkSame(r, w *node, seen map[pair]bool) bool {
 		return true
 	}
 	seen[p] = true
-	if r.kind != w.kind || logicalConflict(r, w) != "" || r.kind.named() && !namesMatch(r, w) {
+	if r.kind != w.kind || r.logical != w.logical || r.prec != w.prec || r.scale != w.scale || r.kind.named() && !namesMatch(r, w) {
 		return false
 	}
 	switch r.kind {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"math/big"
 	"unicode/utf8"
 )
 
@@ -125,17 +126,14 @@ func (s *scanner) value(n *node, depth int) bool {
 		}
 		s.pos += l
 		return true
-	case kindLong:
-		if _, fault := s.long(); fault != "" {
-			return s.fail(n, start, fault)
-		}
-		return true
-	case kindInt:
+	case kindLong, kindInt:
 		switch i, fault := s.long(); {
 		case fault != "":
 			return s.fail(n, start, fault)
-		case i < math.MinInt32 || i > math.MaxInt32:
+		case n.kind == kindInt && (i < math.MinInt32 || i > math.MaxInt32):
 			return s.fail(n, start, "the number has more than 32 bits")
+		case n.bounded && (i < n.lo || i > n.hi):
+			return s.fail(n, start, "the number is no "+n.logical)
 		}
 		return true
 	case kindRecord:
@@ -154,7 +152,7 @@ func (s *scanner) value(n *node, depth int) bool {
 	case kindBytes:
 		l, ok := s.length(n)
 		s.pos += l
-		return ok
+		return ok && s.decimal(n, start, s.b[s.pos-l:s.pos])
 	case kindEnum:
 		_, ok := s.index(n, len(n.symbols))
 		return ok
@@ -172,7 +170,22 @@ func (s *scanner) value(n *node, depth int) bool {
 	case kindDouble:
 		return s.skip(n, 8)
 	}
-	return s.skip(n, n.size)
+	return s.skip(n, n.size) && s.decimal(n, start, s.b[start:s.pos])
+}
+
+// decimal checks that the digits of a decimal are not more than its precision.
+func (s *scanner) decimal(n *node, start int, raw []byte) bool {
+	if n.logical != "decimal" {
+		return true
+	}
+	i := new(big.Int).SetBytes(raw)
+	if len(raw) > 0 && raw[0] >= 0x80 { // two's complement
+		i.Sub(i, new(big.Int).Lsh(big.NewInt(1), uint(8*len(raw))))
+	}
+	if i.CmpAbs(n.limit) >= 0 {
+		return s.fail(n, start, "the decimal has too many digits")
+	}
+	return true
 }
 
 // record walks the fields of a record. The two most frequent types of a field are walked in the loop, with the offset in a register:
@@ -189,6 +202,9 @@ func (s *scanner) record(n *node, depth int) bool {
 		w := &n.walk[i]
 		switch w.kind {
 		case kindLong:
+			if w.bounded {
+				break
+			}
 			end := pos
 			for end < len(b) && b[end] >= 0x80 {
 				end++
