@@ -96,8 +96,14 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		clone.URL = u
 		r = &clone
 	}
+	for segment := range strings.SplitSeq(r.URL.EscapedPath(), "/") {
+		if segment == "." || segment == ".." { // the multiplexer would redirect
+			answer(w, r, nil, refuse(http.StatusNotFound, "HTTP 404 Not Found"))
+			return
+		}
+	}
 	h, pattern := a.mux.Handler(r)
-	if pattern == "" || strings.Contains(r.URL.EscapedPath(), "/./") || strings.Contains(r.URL.EscapedPath(), "/../") {
+	if pattern == "" {
 		var routing refusal
 		h.ServeHTTP(&routing, r)
 		if routing.status != http.StatusMethodNotAllowed {

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -255,7 +256,7 @@ func (s *state) planConfig(subject string, r *configRequest) ([]record, config, 
 		return nil, config{}, err
 	}
 	c := s.configs[subject]
-	if level := strings.ToUpper(r.Compatibility + r.CompatibilityLevel); level != "" {
+	if level := strings.ToUpper(cmp.Or(r.Compatibility, r.CompatibilityLevel)); level != "" {
 		if _, ok := levels[level]; !ok {
 			return nil, config{}, refuse(codeInvalidLevel, "Invalid compatibility level. Valid values are none, backward, forward, full, backward_transitive, forward_transitive, and full_transitive")
 		}

@@ -42,6 +42,9 @@ func newContent(schemaType, text string, references []reference, metadata, ruleS
 	if schemaType == "" {
 		schemaType = typeAvro
 	}
+	if len(references) == 0 {
+		references = nil // an empty list means the same, and is not stored
+	}
 	c := &content{schemaType: schemaType, text: text, references: references, metadata: metadata, ruleSet: ruleSet}
 	c.hash = hashOf(schemaType, text, references, metadata, ruleSet)
 	c.parse = sync.OnceValues(func() (*contract.Schema, error) { return contract.Parse(text) })

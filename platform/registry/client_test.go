@@ -1,0 +1,278 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/millrace/millrace/platform/contract"
+	"github.com/millrace/millrace/platform/fault"
+)
+
+func dial(t testing.TB, cfg ClientConfig) *Client {
+	t.Helper()
+	if cfg.Backoff == 0 {
+		cfg.Backoff = time.Millisecond
+	}
+	c, err := Dial(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// fake answers with the given statuses and bodies in turn, the last one again and again, and counts.
+func fake(t testing.TB, answers ...string) (url string, calls *atomic.Int32) {
+	calls = new(atomic.Int32)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n := int(calls.Add(1)) - 1
+		var status int
+		text := answers[min(n, len(answers)-1)]
+		if _, err := fmt.Sscanf(text, "%d ", &status); err != nil {
+			t.Error(err)
+		}
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, text[4:])
+	}))
+	t.Cleanup(s.Close)
+	return s.URL, calls
+}
+
+func TestClientAgainstServer(t *testing.T) {
+	url := start(t, broker(t, "").Addr(), "one").url
+	c := dial(t, ClientConfig{URLs: []string{url + "/"}})
+	ctx := t.Context()
+	if err := c.Ping(ctx); err != nil {
+		t.Fatal(err)
+	}
+	subject, text := "orders.events-shop.test.v1.R", strings.ReplaceAll(recordSchema("R", "a"), ",", ",\r\n\t")
+	if _, err := c.SchemaID(ctx, subject, text); !errors.Is(err, contract.ErrUnregistered) || !strings.Contains(err.Error(), subject) {
+		t.Errorf("before: got %v, want ErrUnregistered with the subject", err)
+	}
+	if _, err := c.SchemaByID(ctx, 1); !errors.Is(err, contract.ErrUnknownSchema) {
+		t.Errorf("before: got %v, want ErrUnknownSchema", err)
+	}
+	c = dial(t, ClientConfig{URLs: []string{url}}) // one that has not learnt that id 1 is unknown
+	for range 2 {
+		if id, err := c.Register(ctx, contract.Subject{Name: subject, Schema: text}); err != nil || id != 1 {
+			t.Fatalf("Register: got %d, %v", id, err)
+		}
+	}
+	if id, err := c.SchemaID(ctx, subject, text); err != nil || id != 1 {
+		t.Errorf("SchemaID: got %d, %v", id, err)
+	}
+	if got, err := c.SchemaByID(ctx, 1); err != nil || got != recordSchema("R", "a") {
+		t.Errorf("SchemaByID: got %s, %v", got, err)
+	}
+	if _, err := c.SchemaID(ctx, subject, recordSchema("R", "a", "b=0")); !errors.Is(err, contract.ErrUnregistered) {
+		t.Errorf("another text: got %v, want ErrUnregistered", err)
+	}
+	if _, err := c.Register(ctx, contract.Subject{Name: subject, Schema: recordSchema("R", "b")}); !errors.Is(err, ErrIncompatible) || !strings.Contains(err.Error(), "version 1") {
+		t.Errorf("incompatible: got %v", err)
+	}
+	if _, err := c.Register(ctx, contract.Subject{Name: subject, Schema: `{"type":"recrod"}`}); !errors.Is(err, contract.ErrSchema) {
+		t.Errorf("no schema: got %v", err)
+	}
+	if _, err := c.Register(ctx, contract.Subject{Name: ":.ctx:s", Schema: `"int"`}); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "42208") {
+		t.Errorf("invalid subject: got %v", err)
+	}
+}
+
+func TestClientFaults(t *testing.T) {
+	closed := "http://" + closedAddr(t)
+	for _, tt := range []struct {
+		name    string
+		answers []string
+		want    *fault.Error
+		text    string
+		calls   int32
+	}{
+		{"HTML 503 for ever", []string{"503 <html>"}, ErrUnreachable, "MILLRACE_REGISTRY_URL", 4},
+		{"internal error for ever", []string{`500 {"error_code":50001,"message":"disk full"}`}, ErrUnreachable, "disk full", 4},
+		{"503 once", []string{"503 x", `200 {"schema":"\"int\"","id":3}`}, nil, "", 2},
+		{"too many requests", []string{"429 x", "429 x", `200 {"schema":"\"int\"","id":3}`}, nil, "", 3},
+		{"no registry", []string{"404 <html>"}, ErrAnswer, "no schema registry at http://", 1},
+		{"redirect", []string{"302 x"}, ErrAnswer, "302", 1},
+		{"credentials", []string{`401 {"error_code":401,"message":"no"}`}, ErrCredentials, "user name", 1},
+		{"unknown id", []string{`404 {"error_code":40403,"message":"no"}`}, contract.ErrUnknownSchema, "id 3", 1},
+		{"refusal", []string{`422 {"error_code":42299,"message":"because"}`}, ErrRefused, "because", 1},
+		{"not JSON", []string{"200 <html>"}, ErrAnswer, "check", 1},
+		{"other type", []string{`200 {"schema":"syntax","schemaType":"PROTOBUF"}`}, ErrAnswer, "PROTOBUF", 1},
+		{"references", []string{`200 {"schema":"\"int\"","references":[{"name":"a","subject":"b","version":1}]}`}, ErrAnswer, "refers to", 1},
+		{"schema that is no JSON", []string{`200 {"schema":"syntax"}`}, ErrAnswer, "not JSON", 1},
+		{"schema too large", []string{`200 {"schema":"` + strings.Repeat("x", 300_000) + `"}`}, ErrAnswer, "300000 bytes", 1},
+		{"answer too large", []string{`200 {"schema":"` + strings.Repeat("x", 2_000_000) + `"}`}, ErrUnreachable, "more than 1048576 bytes", 4},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			url, calls := fake(t, tt.answers...)
+			c := dial(t, ClientConfig{URLs: []string{url}})
+			got, err := c.SchemaByID(t.Context(), 3)
+			switch {
+			case tt.want == nil:
+				if err != nil || got != `"int"` {
+					t.Errorf("got %s, %v", got, err)
+				}
+			case !errors.Is(err, tt.want) || !strings.Contains(fault.Lines(err), tt.text):
+				t.Errorf("got %v, want %s with %q", fault.Lines(err), tt.want.Code, tt.text)
+			}
+			if calls.Load() != tt.calls {
+				t.Errorf("%d calls, want %d", calls.Load(), tt.calls)
+			}
+		})
+	}
+	c := dial(t, ClientConfig{URLs: []string{closed}, Setting: "--registry-url"})
+	err := c.Ping(t.Context())
+	if !errors.Is(err, ErrUnreachable) || fault.KindOf(err) != fault.Unavailable || !strings.Contains(fault.Lines(err), closed) || !strings.Contains(fault.Lines(err), "--registry-url") {
+		t.Errorf("got %v", fault.Lines(err))
+	}
+}
+
+// A registry that answers with something else than what was asked for is not believed.
+func TestClientRefusesLies(t *testing.T) {
+	for _, answer := range []string{
+		`200 {"id":0,"version":1,"schema":"\"int\""}`,
+		`200 {"id":7,"version":1,"schema":"\"string\""}`,
+		`200 {"id":7,"version":1,"schema":"{"}`,
+		`200 {"id":7,"version":1}`,
+		`200 {"id":99999999999,"version":1,"schema":"\"int\""}`,
+	} {
+		url, _ := fake(t, answer)
+		if id, err := dial(t, ClientConfig{URLs: []string{url}}).SchemaID(t.Context(), "s", `"int"`); !errors.Is(err, ErrAnswer) {
+			t.Errorf("%s: got %d, %v", answer, id, err)
+		}
+	}
+}
+
+func TestClientSeveralURLs(t *testing.T) {
+	good, calls := fake(t, `200 {"schema":"\"int\""}`)
+	bad, badCalls := fake(t, "503 x")
+	c := dial(t, ClientConfig{URLs: []string{"http://" + closedAddr(t), bad, good}, Backoff: time.Hour})
+	for id := int32(1); id <= 3; id++ {
+		if _, err := c.SchemaByID(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if calls.Load() != 3 || badCalls.Load() != 1 {
+		t.Errorf("good %d calls, bad %d: want 3 and 1, the address that answered is asked first", calls.Load(), badCalls.Load())
+	}
+}
+
+func TestClientCaches(t *testing.T) {
+	entered, release := make(chan struct{}, 1), make(chan struct{})
+	var calls atomic.Int32
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		calls.Add(1)
+		if r.URL.Path == "/base/schemas/ids/7" {
+			entered <- struct{}{}
+			<-release
+			_, _ = io.WriteString(w, `{"schema":"\"int\""}`)
+			return
+		}
+		w.WriteHeader(404)
+		_, _ = io.WriteString(w, `{"error_code":40403,"message":"no"}`)
+	}))
+	defer s.Close()
+	c := dial(t, ClientConfig{URLs: []string{s.URL + "/base/"}, Negative: time.Hour})
+
+	// The first one gives up; the look-up goes on for the others.
+	ctx, cancel := context.WithCancel(t.Context())
+	gaveUp := make(chan error, 1)
+	go func() { _, err := c.SchemaByID(ctx, 7); gaveUp <- err }()
+	<-entered
+	cancel()
+	if err := <-gaveUp; !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	var wg sync.WaitGroup
+	for range 64 {
+		wg.Go(func() {
+			if got, err := c.SchemaByID(t.Context(), 7); err != nil || got != `"int"` {
+				t.Errorf("got %s, %v", got, err)
+			}
+		})
+	}
+	close(release)
+	wg.Wait()
+	if calls.Load() != 1 {
+		t.Errorf("%d calls for one id", calls.Load())
+	}
+	for range 10 {
+		if _, err := c.SchemaByID(t.Context(), 8); !errors.Is(err, contract.ErrUnknownSchema) {
+			t.Errorf("got %v", err)
+		}
+	}
+	if _, err := c.SchemaByID(t.Context(), -1); !errors.Is(err, contract.ErrUnknownSchema) {
+		t.Errorf("got %v", err)
+	}
+	if calls.Load() != 2 {
+		t.Errorf("%d calls, want one more for an unknown id", calls.Load())
+	}
+
+	c = dial(t, ClientConfig{URLs: []string{s.URL + "/base/"}, Negative: time.Nanosecond})
+	for range 2 {
+		_, _ = c.SchemaByID(t.Context(), 8)
+	}
+	if calls.Load() != 4 {
+		t.Errorf("%d calls: the negative cache does not end", calls.Load())
+	}
+}
+
+func TestClientDeadline(t *testing.T) {
+	hang := make(chan struct{})
+	s := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-hang }))
+	defer s.Close()
+	defer close(hang)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if err := dial(t, ClientConfig{URLs: []string{s.URL}}).Ping(ctx); !errors.Is(err, ErrUnreachable) || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+	c := dial(t, ClientConfig{URLs: []string{s.URL}, Timeout: 5 * time.Millisecond, Attempts: 2})
+	if err := c.Ping(t.Context()); !errors.Is(err, ErrUnreachable) {
+		t.Errorf("without a deadline: got %v", err)
+	}
+}
+
+func TestClientCredentials(t *testing.T) {
+	var got atomic.Value
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		got.Store(r.Header.Get("Authorization"))
+		_, _ = io.WriteString(w, `{"compatibilityLevel":"FULL"}`)
+	}))
+	defer s.Close()
+	for _, tt := range []struct {
+		cfg  ClientConfig
+		want string
+	}{
+		{ClientConfig{URLs: []string{s.URL}}, ""},
+		{ClientConfig{URLs: []string{s.URL}, Username: "u", Password: "p"}, "Basic dTpw"},
+		{ClientConfig{URLs: []string{strings.Replace(s.URL, "http://", "http://u:p@", 1)}}, "Basic dTpw"},
+		{ClientConfig{URLs: []string{s.URL}, Token: "t", Username: "u"}, "Bearer t"},
+	} {
+		if err := dial(t, tt.cfg).Ping(t.Context()); err != nil || got.Load() != tt.want {
+			t.Errorf("got %v, %v, want %s", got.Load(), err, tt.want)
+		}
+	}
+	closed := closedAddr(t)
+	err := dial(t, ClientConfig{URLs: []string{"http://user:hush@" + closed}, Attempts: 1}).Ping(t.Context())
+	if err == nil || strings.Contains(fault.Lines(err), "hush") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestDial(t *testing.T) {
+	for _, urls := range [][]string{nil, {""}, {"localhost:8081"}, {"ftp://x"}, {"http://"}, {"http://x?y=1"}, {"http://ok", "://"}, {"http://u:hush@x:port"}} {
+		_, err := Dial(ClientConfig{URLs: urls})
+		if !errors.Is(err, ErrURL) || !strings.Contains(fault.Lines(err), "MILLRACE_REGISTRY_URL") || strings.Contains(fault.Lines(err), "hush") {
+			t.Errorf("%q: got %v", urls, fault.Lines(err))
+		}
+	}
+}

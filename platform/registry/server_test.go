@@ -1,0 +1,222 @@
+package registry
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/millrace/millrace/platform/eventlog"
+)
+
+func register(t testing.TB, url, subject, schema string) (id, version int32) {
+	t.Helper()
+	status, got, _ := do(t, "POST", url+"/subjects/"+subject+"/versions", body(schema))
+	var a struct{ ID, Version int32 }
+	if err := json.Unmarshal([]byte(got), &a); err != nil || status != 200 {
+		t.Fatalf("register: %d %s", status, got)
+	}
+	return a.ID, a.Version
+}
+
+// state of an instance, as text.
+func (i *instance) dump() []string {
+	i.mu.RLock()
+	defer i.mu.RUnlock()
+	return dump(i.state)
+}
+
+// Schemas, ids, deletions and settings survive restarts of the registry and of the broker.
+func TestRestart(t *testing.T) {
+	dir := t.TempDir()
+	b := broker(t, dir)
+	one := start(t, b.Addr(), "one")
+	for i := range 20 {
+		register(t, one.url, fmt.Sprintf("s%d", i%7), recordSchema(fmt.Sprintf("R%d", i%7), "a", fmt.Sprintf("b%d=0", i)))
+	}
+	for _, path := range []string{"/subjects/s3", "/subjects/s4", "/subjects/s4?permanent=true", "/subjects/s0/versions/1"} {
+		if status, got, _ := do(t, "DELETE", one.url+path, ""); status != 200 {
+			t.Fatalf("%s: %d %s", path, status, got)
+		}
+	}
+	do(t, "PUT", one.url+"/config/s1", `{"compatibility":"FORWARD"}`)
+	do(t, "PUT", one.url+"/mode/s2", `{"mode":"READONLY"}`)
+	want := one.dump()
+	one.stop()
+
+	two := start(t, b.Addr(), "one")
+	if diff := cmp.Diff(want, two.dump()); diff != "" {
+		t.Errorf("after a restart: %s", diff)
+	}
+	if id, _ := register(t, two.url, "s5", recordSchema("R5", "a", "b5=0")); id != 6 {
+		t.Errorf("a known schema has id %d now, was 6", id)
+	}
+	if id, _ := register(t, two.url, "n", `"int"`); id != 21 {
+		t.Errorf("a new schema got id %d, want 21", id)
+	}
+	want = two.dump()
+	two.stop()
+	b.Close()
+
+	three := start(t, broker(t, dir).Addr(), "one")
+	if diff := cmp.Diff(want, three.dump()); diff != "" {
+		t.Errorf("after a restart of the broker: %s", diff)
+	}
+	if id, _ := register(t, three.url, "m", `"long"`); id != 22 {
+		t.Errorf("a new schema got id %d, want 22", id)
+	}
+}
+
+func TestConcurrentRegistrations(t *testing.T) {
+	url := start(t, broker(t, "").Addr(), "one").url
+	do(t, "PUT", url+"/config", `{"compatibility":"NONE"}`)
+	const n = 100
+	var mu sync.Mutex
+	ids, versions := map[int32]int{}, map[int32]int{}
+	all := func(schema func(i int) string, subject func(i int) string) {
+		clear(ids)
+		clear(versions)
+		var wg sync.WaitGroup
+		for i := range n {
+			wg.Go(func() {
+				id, version := register(t, url, subject(i), schema(i))
+				mu.Lock()
+				defer mu.Unlock()
+				ids[id]++
+				versions[version]++
+			})
+		}
+		wg.Wait()
+	}
+	same := func(int) string { return recordSchema("Same", "a") }
+	different := func(i int) string { return recordSchema("R", fmt.Sprintf("f%d", i)) }
+	s := func(int) string { return "s" }
+
+	all(same, s)
+	if len(ids) != 1 || ids[1] != n || versions[1] != n {
+		t.Errorf("the same schema in the same subject: ids %v, versions %v", ids, versions)
+	}
+	all(same, func(i int) string { return fmt.Sprintf("t%d", i) })
+	if len(ids) != 1 || ids[1] != n || versions[1] != n {
+		t.Errorf("the same schema in many subjects: ids %v, versions %v", ids, versions)
+	}
+	all(different, s)
+	for i := int32(2); i < n+2; i++ {
+		if ids[i] != 1 || versions[i] != 1 {
+			t.Errorf("different schemas: id %d given %d times, version %d times", i, ids[i], versions[i])
+		}
+	}
+	var got []int32
+	_, text, _ := do(t, "GET", url+"/subjects/s/versions", "")
+	if err := json.Unmarshal([]byte(text), &got); err != nil || len(got) != n+1 || !slices.IsSorted(got) || got[n] != n+1 {
+		t.Errorf("got versions %v", got)
+	}
+}
+
+// A second instance takes over; the first one forwards its writes, follows, and takes over in turn when the second is gone.
+func TestTwoInstances(t *testing.T) {
+	addr := broker(t, "").Addr()
+	one := start(t, addr, "one")
+	register(t, one.url, "s", recordSchema("R", "a"))
+	two := start(t, addr, "two")
+	if id, version := register(t, two.url, "s", recordSchema("R", "a", "b=0")); id != 2 || version != 2 {
+		t.Errorf("on the second instance: id %d version %d", id, version)
+	}
+	eventually(t, "the first instance has stepped down", func() bool { standby, _, _ := one.role(); return standby })
+	if id, version := register(t, one.url, "s", recordSchema("R", "a", "b=0", "c=0")); id != 3 || version != 3 {
+		t.Errorf("forwarded: id %d version %d", id, version)
+	}
+	eventually(t, "the first instance has followed", func() bool { return cmp.Equal(one.dump(), two.dump()) })
+	if status, got, _ := do(t, "POST", one.url+"/subjects/s/versions", body(recordSchema("R", "z"))); status != 409 {
+		t.Errorf("a forwarded refusal: %d %s", status, got)
+	}
+	if status, got, _ := do(t, "POST", one.url+"/subjects/s/versions", body(recordSchema("R", "z")), forwarded, "true"); status != 500 || !strings.Contains(got, "50004") {
+		t.Errorf("a forwarded write is not forwarded again: %d %s", status, got)
+	}
+	two.stop()
+	eventually(t, "the first instance writes again", func() bool {
+		status, _, _ := do(t, "POST", one.url+"/subjects/s/versions", body(recordSchema("R", "a", "d=0")))
+		return status == 200
+	})
+	if got := one.dump(); !slices.Contains(got, "max 4") {
+		t.Errorf("got %v", got)
+	}
+}
+
+// A record that is not understood makes the registry read-only and names its place; reads go on.
+func TestPoisonedTopic(t *testing.T) {
+	addr := broker(t, "").Addr()
+	one := start(t, addr, "one")
+	register(t, one.url, "s", `"int"`)
+	one.stop()
+
+	log := connect(t, addr)
+	topic, err := log.EnsureTopic(t.Context(), eventlog.TopicSpec{Name: Topic, Partitions: 1, Compacted: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	owner, err := log.Claim(t.Context(), topic, 0, eventlog.Identity{Instance: "vandal"}, eventlog.NoopMarks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := eventlog.NewBatch(0)
+	if err := b.Add([]byte(`{"keytype":"SCHEMA","subject":"s","version":2,"magic":1}`), []byte("garbage"), nil); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan string, 1)
+	owner.Append(b, func(base int64, err error) { done <- fmt.Sprintf("%s/0@%d", Topic, base) })
+	at := <-done
+	owner.Release()
+
+	two := start(t, addr, "two")
+	status, got, _ := do(t, "POST", two.url+"/subjects/s/versions", body(`"long"`))
+	if status == 200 || !strings.Contains(got, at) && status != 409 {
+		t.Errorf("a write: %d %s, want a refusal that names %s", status, got, at)
+	}
+	if status, got, _ := do(t, "PUT", two.url+"/config", `{"compatibility":"NONE"}`); status != 500 || !strings.Contains(got, at) {
+		t.Errorf("a write: %d %s, want a refusal that names %s", status, got, at)
+	}
+	if status, _, _ := do(t, "GET", two.url+"/subjects/s/versions/1", ""); status != 200 {
+		t.Errorf("a read: %d", status)
+	}
+	if id, _ := register(t, two.url, "s", `"int"`); id != 1 {
+		t.Errorf("a known schema: id %d", id)
+	}
+}
+
+// Before the topic has been read every answer says so.
+func TestStarting(t *testing.T) {
+	s, err := NewServer(t.Context(), ServerConfig{Log: connect(t, broker(t, "").Addr())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Ready() {
+		t.Error("ready before Run")
+	}
+	w := &capture{}
+	s.Handler().ServeHTTP(w, request("GET", "/subjects"))
+	if w.status != 503 || w.Header().Get("Retry-After") == "" || !strings.Contains(w.body.String(), `"error_code":503`) {
+		t.Errorf("got %d %s", w.status, w.body.String())
+	}
+}
+
+func TestRunEndsWhenTheLogIsGone(t *testing.T) {
+	b := broker(t, "")
+	log := connect(t, b.Addr())
+	s, err := NewServer(t.Context(), ServerConfig{Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.Run(t.Context()) }()
+	eventually(t, "the registry is ready", s.Ready)
+	log.Close()
+	if err := <-done; !errors.Is(err, ErrServer) {
+		t.Errorf("got %v, want ErrServer", err)
+	}
+}

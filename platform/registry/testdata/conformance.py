@@ -1,0 +1,107 @@
+"""Drives a schema registry with the official confluent-kafka client: conformance.py URL. Exit status 0 = all as expected."""
+
+import json
+import sys
+
+from confluent_kafka.schema_registry import Schema, SchemaRegistryClient, record_subject_name_strategy, topic_record_subject_name_strategy
+from confluent_kafka.schema_registry.avro import AvroDeserializer, AvroSerializer
+from confluent_kafka.schema_registry.error import SchemaRegistryError
+from confluent_kafka.schema_registry.schema_registry_client import ConfigCompatibilityLevel, ServerConfig
+from confluent_kafka.serialization import MessageField, SerializationContext
+
+url = sys.argv[1]
+client = SchemaRegistryClient({"url": url})
+steps = 0
+
+
+def check(what, got, want):
+    global steps
+    steps += 1
+    if got != want:
+        sys.exit(f"{what}: got {got!r}, want {want!r}")
+
+
+def refused(what, status, code, call):
+    global steps
+    steps += 1
+    try:
+        got = call()
+    except SchemaRegistryError as e:
+        check(what, (e.http_status_code, e.error_code), (status, code))
+    else:
+        sys.exit(f"{what}: got {got!r}, want error {code}")
+
+
+def record(*fields):
+    return json.dumps({"type": "record", "name": "R", "namespace": "shop.test.v1", "fields": [dict({"name": f.rstrip("?"), "type": "long"}, **({"default": 0} if f.endswith("?") else {})) for f in fields]})
+
+
+a, ab, bad = (Schema(record(*f), "AVRO") for f in (["a"], ["a", "b?"], ["z"]))
+
+check("no subjects", client.get_subjects(), [])
+check("register", client.register_schema("s/1", a), 1)
+check("register again", SchemaRegistryClient({"url": url}).register_schema("s/1", a, normalize_schemas=True), 1)
+check("register the next", client.register_schema("s/1", ab), 2)
+full = client.register_schema_full_response("t", a)
+check("full answer", (full.schema_id, full.version, full.subject), (1, 1, "t"))
+refused("incompatible", 409, 409, lambda: client.register_schema("s/1", bad))
+refused("no schema", 422, 42201, lambda: client.register_schema("s/1", Schema("{}", "AVRO")))
+
+check("by id", json.loads(client.get_schema(1).schema_str), json.loads(a.schema_str))
+check("by id and subject", json.loads(SchemaRegistryClient({"url": url}).get_schema(2, "s/1").schema_str), json.loads(ab.schema_str))
+refused("unknown id", 404, 40403, lambda: client.get_schema(99))
+found = SchemaRegistryClient({"url": url}).lookup_schema("s/1", ab)
+check("look up", (found.subject, found.schema_id, found.version), ("s/1", 2, 2))
+by_guid = client.get_schema_by_guid(found.guid)
+check("by GUID", json.loads(by_guid.schema_str), json.loads(ab.schema_str))
+latest = client.get_latest_version("s/1")
+check("latest", (latest.version, latest.schema_id), (2, 2))
+version = client.get_version("s/1", 1)
+check("version", (version.version, version.schema_id, json.loads(version.schema.schema_str)), (1, 1, json.loads(a.schema_str)))
+check("versions", client.get_versions("s/1"), [1, 2])
+check("subjects", client.get_subjects(), ["s/1", "t"])
+check("subjects of id", client.get_subjects_by_schema_id(1), ["s/1", "t"])
+check("versions of id", [(v.subject, v.version) for v in client.get_schema_versions(1)], [("s/1", 1), ("t", 1)])
+check("types", client.get_schema_types(), ["AVRO"])
+check("contexts", client.get_contexts(), ["."])
+check("referenced by", client.get_referenced_by("s/1", 1), [])
+refused("unknown subject", 404, 40401, lambda: client.get_latest_version("nope"))
+refused("unknown version", 404, 40402, lambda: client.get_version("s/1", 9))
+
+check("compatible", client.test_compatibility("s/1", ab), True)
+check("not compatible", client.test_compatibility("s/1", bad), False)
+check("compatible with all", client.test_compatibility_all_versions("s/1", ab), True)
+
+check("global level", client.get_config().compatibility_level, "FULL_TRANSITIVE")
+check("set level", client.set_config("s/1", ServerConfig(compatibility=ConfigCompatibilityLevel.NONE))["compatibility"], "NONE")
+check("level", client.get_compatibility("s/1"), "NONE")
+check("with no check", client.register_schema("s/1", bad), 3)
+client.delete_config("s/1")
+refused("bad level", 422, 42203, lambda: client.set_compatibility("s/1", "SOME"))
+check("mode", client.get_global_mode(), "READWRITE")
+check("read only", client.update_mode("s/1", "READONLY"), "READONLY")
+refused("in read-only mode", 422, 42205, lambda: client.register_schema("s/1", Schema(record("z", "y?"), "AVRO")))
+check("writable", client.update_mode("s/1", "READWRITE"), "READWRITE")
+
+check("delete version", client.delete_version("s/1", 3), 3)
+check("delete version for good", client.delete_version("s/1", 3, permanent=True), 3)
+check("delete", client.delete_subject("t"), [1])
+check("deleted ones", client.get_subjects(deleted=True), ["s/1", "t"])
+check("delete for good", client.delete_subject("t", permanent=True), [1])
+
+# Serialize and deserialize: the default strategy asks for associations first; the platform's own subjects are <topic>-<full name>.
+for strategy, subject in ((None, "orders-value"), (topic_record_subject_name_strategy, "orders-shop.test.v1.R"), (record_subject_name_strategy, "shop.test.v1.R")):
+    fresh = SchemaRegistryClient({"url": url})
+    conf = {"auto.register.schemas": True, "normalize.schemas": False}
+    if strategy:
+        conf["subject.name.strategy"] = strategy
+    context = SerializationContext("orders", MessageField.VALUE)
+    frame = AvroSerializer(fresh, ab.schema_str, conf=conf)({"a": 7, "b": 8}, context)
+    check("frame", frame, b"\x00\x00\x00\x00\x02\x0e\x10")
+    check("decoded", AvroDeserializer(SchemaRegistryClient({"url": url}))(frame, context), {"a": 7, "b": 8})
+    check("decoded by an older reader", AvroDeserializer(SchemaRegistryClient({"url": url}), a.schema_str)(frame, context), {"a": 7})
+    check("subject", subject in fresh.get_subjects(), True)
+conf = {"auto.register.schemas": False, "use.latest.version": True}
+check("latest", AvroSerializer(SchemaRegistryClient({"url": url}), conf=conf)({"a": 1, "b": 2}, SerializationContext("orders", MessageField.VALUE)), b"\x00\x00\x00\x00\x02\x02\x04")
+
+print(f"{steps} checks")
