@@ -21,6 +21,7 @@ import (
 
 var (
 	historySeed = flag.Uint64("history.seed", 0, "seed of the random history; 0 takes one from the clock")
+	historyLong = flag.Bool("history.long", false, "also run what takes minutes")
 	historyTime = flag.Duration("history.time", 2*time.Second, "how long the random history runs")
 )
 
