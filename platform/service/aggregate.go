@@ -167,8 +167,8 @@ func (a *commandAPI[S, C, E]) read(r *rest.Request, t reflect.Type) (c command.C
 		c.Expect = new(es.Version)
 	}
 	payload := reflect.New(t)
-	// A command without fields needs no body.
-	if r.HasBody() || t.NumField() > 0 {
+	// No body is the command without any of its fields; whether that will do is the domain's to say.
+	if r.HasBody() {
 		if err = r.JSON(payload.Interface()); err != nil {
 			return c, err
 		}

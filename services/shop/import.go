@@ -53,6 +53,7 @@ func importCommand() *cobra.Command {
 	}
 	c.Flags().StringVar(&im.url, "url", "http://127.0.0.1:8088", "where the orders service listens")
 	c.Flags().IntVar(&im.concurrency, "concurrency", 32, "orders on their way at once, 1 to 1024")
+	c.Flags().DurationVar(&im.patience, "retry-for", 10*time.Second, "how long to go on while the service does not answer or is not available")
 	c.Flags().StringVar(&im.currency, "currency", "USD", "currency of the totals, ISO 4217")
 	return c
 }
@@ -61,6 +62,7 @@ type importer struct {
 	url         string
 	concurrency int
 	currency    string
+	patience    time.Duration
 
 	client *http.Client
 	digits int // decimal places of the currency
@@ -244,8 +246,8 @@ func (im *importer) place(ctx context.Context, r row) error {
 		im.fail(r.line, err)
 		return nil
 	}
-	pause := 50 * time.Millisecond
-	for attempt := 1; ; attempt++ {
+	pause, until := 50*time.Millisecond, time.Now().Add(im.patience)
+	for {
 		again, err := im.post(ctx, id, body)
 		switch {
 		case err == nil:
@@ -255,7 +257,7 @@ func (im *importer) place(ctx context.Context, r row) error {
 		case !again:
 			im.fail(r.line, err)
 			return nil
-		case attempt == 8:
+		case time.Now().After(until):
 			return errGone.Because("line %d: %v", r.line, err).WithFix("start it, or name it with --url; then run the import again: nothing is imported twice")
 		}
 		select {
