@@ -148,11 +148,21 @@ type memLog struct {
 	opened  int
 	asked   int // calls of Ends
 	fail    error
+	hidden  int32 // this partition yields nothing new
+}
+
+// hide keeps the source from reading a partition on; -1 ends it.
+func (l *memLog) hide(partition int32) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.hidden = partition
+	close(l.grown)
+	l.grown = make(chan struct{})
 }
 
 func newLog(partitions int32) *memLog {
 	return &memLog{topic: eventlog.Topic{Name: "orders.events", ID: [16]byte{1}, Partitions: partitions},
-		records: make([][]eventlog.Record, partitions), grown: make(chan struct{}), most: 1000}
+		records: make([][]eventlog.Record, partitions), grown: make(chan struct{}), most: 1000, hidden: -1}
 }
 
 // append appends raw records and returns the position of the last one.
@@ -225,7 +235,7 @@ func (s *memSource) Poll(ctx context.Context) ([]eventlog.Fetched, error) {
 			c := &s.at[i]
 			all := s.log.records[c.TopicPartition.Partition]
 			n := min(len(all)-int(c.Next), s.log.most)
-			if n == 0 {
+			if n == 0 || c.TopicPartition.Partition == s.log.hidden {
 				continue
 			}
 			records := all[c.Next : int(c.Next)+n]
@@ -270,6 +280,7 @@ type rig struct {
 	dec  *jsonDecoder
 	p    *Projector
 	db   *store.DB
+	done chan error // what Run returned
 	stop func() error
 }
 
@@ -303,6 +314,7 @@ func (r *rig) start(add ...func(*Projector) error) {
 	r.p = p
 	ctx, cancel := context.WithCancel(r.t.Context())
 	done := make(chan error, 1)
+	r.done = done
 	go func() { done <- p.Run(ctx) }()
 	r.stop = func() error { cancel(); return <-done }
 }

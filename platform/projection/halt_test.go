@@ -1,0 +1,286 @@
+package projection
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/millrace/millrace/platform/es"
+	"github.com/millrace/millrace/platform/eventlog"
+	"github.com/millrace/millrace/platform/fault"
+	"github.com/millrace/millrace/platform/store"
+)
+
+// status returns the status of a view's partition.
+func status(t *testing.T, p *Projector, view string, partition int) PartitionStatus {
+	t.Helper()
+	for _, s := range p.Status() {
+		if s.Name == view {
+			return s.Partitions[partition]
+		}
+	}
+	t.Fatalf("no view %s in %+v", view, p.Status())
+	return PartitionStatus{}
+}
+
+// TestHalt puts an event that the orders view cannot handle between others: the view stops before it in that partition, with the
+// row as it was, and nothing else stops.
+func TestHalt(t *testing.T) {
+	for _, tc := range []struct {
+		kind, reason string
+		all          bool // all views halt
+	}{
+		{"poison", "cannot apply this", false},
+		{"poison key", "no key for this", false},
+		{"bad key", "holds a slash", false},
+		{"poison json", "it has no JSON", false},
+		{"poison size", "at most 524288 are allowed", false},
+		{"poison index", "at most 1024 are allowed", false},
+		{"?", "garbage", true},
+	} {
+		for _, behind := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s behind=%v", tc.kind, behind), func(t *testing.T) {
+				r := newRig(t, 2)
+				r.cfg.WaitMax = 10 * time.Second
+				if !behind {
+					r.start()
+				}
+				good := r.log.add(0, change{Kind: "placed", Order: "o-1", Customer: "c-1", Day: "d", Amount: 5})
+				if !behind {
+					if _, err := r.p.Get(t.Context(), "orders", "o-1", es.Positions{good}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				for i := range 3 {
+					r.log.add(0, change{Kind: "placed", Order: fmt.Sprint("a-", i), Customer: "c-1", Day: "d", Amount: 1})
+				}
+				var bad es.Position
+				if tc.kind == "?" {
+					bad = r.log.append(0, "o-1", "?")
+				} else {
+					bad = r.log.add(0, change{Kind: tc.kind, Order: "o-1", Customer: "c-1", Day: "d", Amount: 1})
+				}
+				later := r.log.add(0, change{Kind: "confirmed", Order: "o-1", Customer: "c-1", Day: "d"})
+				other := r.log.add(1, change{Kind: "placed", Order: "o-2", Customer: "c-1", Day: "d", Amount: 7})
+				if behind {
+					r.start()
+				}
+				before := es.Position{TopicPartition: bad.TopicPartition, Offset: bad.Offset - 1}
+				a, err := r.p.Get(t.Context(), "orders", "o-1", es.Positions{before, other})
+				if err != nil {
+					t.Fatal(err)
+				}
+				var row orderRow
+				if err := json.Unmarshal(a.Row.JSON, &row); err != nil || row.Status != "placed" || row.Total != 5 || row.Extra["placed"] != 1 || len(row.Extra) != 1 {
+					t.Errorf("row %s, %v: want it as it was before the event", a.Row.JSON, err)
+				}
+				if a.Row.Position != good {
+					t.Errorf("row changed at %s, want %s", a.Row.Position, good)
+				}
+				_, err = r.p.Get(t.Context(), "orders", "o-1", es.Positions{later})
+				if !errors.Is(err, ErrNotCaughtUp) || !strings.Contains(err.Error(), tc.reason) {
+					t.Errorf("asked for an event after it: %v, want ErrNotCaughtUp at once with %q", err, tc.reason)
+				}
+				st := status(t, r.p, "orders", 0)
+				if st.State != Halted || st.Next != bad.Offset || st.HaltedAt == nil || *st.HaltedAt != bad || !strings.Contains(st.Reason, tc.reason) {
+					t.Errorf("status %+v, want halted at %s because of %q", st, bad, tc.reason)
+				}
+				if st := status(t, r.p, "orders", 1); st.State != Running || st.Next != 1 {
+					t.Errorf("the other partition: %+v", st)
+				}
+				_, err = r.p.List(t.Context(), "customers", Query{}, es.Positions{later, other})
+				if tc.all != errors.Is(err, ErrNotCaughtUp) || !tc.all && err != nil {
+					t.Errorf("customers through %s: %v, want halted: %v", later, err, tc.all)
+				}
+				if !r.p.CaughtUp() {
+					t.Error("a halted partition must not keep the service from being ready")
+				}
+				r.close()
+				r.start()
+				// Tried again at the restart, from the event itself.
+				more := r.log.add(1, change{Kind: "placed", Order: "o-3", Customer: "c-1", Amount: 7})
+				if _, err := r.p.Get(t.Context(), "orders", "o-3", es.Positions{more}); err != nil {
+					t.Error(err)
+				}
+				if _, err := r.p.Get(t.Context(), "orders", "o-1", es.Positions{later}); !errors.Is(err, ErrNotCaughtUp) {
+					t.Errorf("after a restart: %v", err)
+				}
+				if st := status(t, r.p, "orders", 0); st.State != Halted || st.Next != bad.Offset {
+					t.Errorf("after a restart: %+v", st)
+				}
+			})
+		}
+	}
+}
+
+// TestHaltIsMended halts at an event that a corrected program can handle.
+func TestHaltIsMended(t *testing.T) {
+	r := newRig(t, 1)
+	r.log.add(0, change{Kind: "placed", Order: "o-1", Customer: "c-1", Amount: 5}, change{Kind: "poison", Order: "o-1", Customer: "c-1", Amount: 5},
+		change{Kind: "confirmed", Order: "o-1", Customer: "c-1"})
+	r.start()
+	r.wait("customers")
+	if _, err := r.p.List(t.Context(), "orders", Query{}, r.log.last()); !errors.Is(err, ErrNotCaughtUp) {
+		t.Fatal(err)
+	}
+	r.close()
+	fixed := ordersView()
+	apply := fixed.Apply
+	fixed.Apply = func(row orderRow, e es.Envelope[change]) orderRow {
+		if e.Event.Kind == "poison" {
+			e.Event.Kind = "mended"
+		}
+		return apply(row, e)
+	}
+	r.start(func(p *Projector) error { return Add(p, fixed, r.log.topic, r.dec) })
+	r.wait("orders")
+	a, err := r.p.Get(t.Context(), "orders", "o-1", nil)
+	if err != nil || !strings.Contains(string(a.Row.JSON), `"extra":{"confirmed":1,"mended":1,"placed":1}`) {
+		t.Errorf("row %s, %v", a.Row.JSON, err)
+	}
+}
+
+// TestRegistryDown makes decoding impossible for a while: nothing halts, and all goes on by itself.
+func TestRegistryDown(t *testing.T) {
+	r := newRig(t, 1)
+	var tries atomic.Int32
+	paused := make(chan struct{})
+	gone := fault.New(fault.Unavailable, "registry_unreachable", "the registry cannot be reached")
+	r.dec.down = func() error {
+		switch n := tries.Add(1); {
+		case n == 2:
+			close(paused)
+			return gone
+		case n < 4:
+			return gone
+		}
+		return nil
+	}
+	r.cfg.WaitMax = 10 * time.Second
+	r.log.add(0, change{Kind: "placed", Order: "o-1", Customer: "c-1", Amount: 5})
+	r.start()
+	<-paused
+	if st := r.p.Status()[0]; st.Paused == "" || st.Halted {
+		t.Errorf("status %+v, want paused", st)
+	}
+	r.wait("orders", "customers", "sales")
+	if st := r.p.Status()[0]; st.Paused != "" || st.Halted {
+		t.Errorf("status %+v, want running", st)
+	}
+}
+
+// TestStoreFails ends Run with the store's error.
+func TestStoreFails(t *testing.T) {
+	db, err := store.Open(t.TempDir()+"/db", store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := newLog(1)
+	p, err := newProjector(Config{Store: db}, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Add(p, ordersView(), log.topic, &jsonDecoder{}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- p.Run(ctx) }()
+	at := log.add(0, change{Kind: "placed", Order: "o-1", Customer: "c", Amount: 1})
+	if _, err := p.Get(ctx, "orders", "o-1", es.Positions{at}); err != nil {
+		t.Fatal(err)
+	}
+	closed := make(chan error, 1)
+	go func() { closed <- db.Close() }() // waits for the projector's snapshots; new ones are refused
+	for {
+		log.add(0, change{Kind: "placed", Order: "o-1", Customer: "c", Amount: 1})
+		select {
+		case err := <-done:
+			if !errors.Is(err, store.ErrClosed) {
+				t.Errorf("Run: %v, want store.ErrClosed", err)
+			}
+			if err := <-closed; err != nil {
+				t.Error(err)
+			}
+			return
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// TestDamagedRow flips a stored row: it is neither served nor built upon.
+func TestDamagedRow(t *testing.T) {
+	r := newRig(t, 1)
+	r.start()
+	at := r.log.add(0, change{Kind: "placed", Order: "o-1", Customer: "c-1", Amount: 5}, change{Kind: "placed", Order: "o-2", Customer: "c-1", Amount: 5})
+	if _, err := r.p.Get(t.Context(), "orders", "o-1", es.Positions{at}); err != nil {
+		t.Fatal(err)
+	}
+	r.wait("orders", "customers", "sales")
+	r.close()
+	// A value that is whole for the store, but no row.
+	db, err := store.Open(r.dir, store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := db.NewBatch()
+	if err := b.Set(store.AppendString(viewKey(rowSpace, "orders", 1), "o-1"), []byte("\x01garbage")); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	r.start()
+	if _, err := r.p.Get(t.Context(), "orders", "o-1", nil); !errors.Is(err, store.ErrDamaged) {
+		t.Errorf("Get: %v, want ErrDamaged", err)
+	}
+	if _, err := r.p.List(t.Context(), "orders", Query{}, nil); !errors.Is(err, store.ErrDamaged) {
+		t.Errorf("List: %v, want ErrDamaged", err)
+	}
+	if _, err := r.p.Get(t.Context(), "orders", "o-2", nil); err != nil {
+		t.Error(err)
+	}
+	r.log.add(0, change{Kind: "confirmed", Order: "o-1", Customer: "c-1"})
+	if err := waitRun(t, r); !errors.Is(err, store.ErrDamaged) {
+		t.Errorf("Run: %v, want ErrDamaged", err)
+	}
+}
+
+// waitRun waits until Run ends by itself, and closes the store.
+func waitRun(t *testing.T, r *rig) error {
+	t.Helper()
+	r.stop = nil
+	var err error
+	select {
+	case err = <-r.done:
+	case <-time.After(10 * time.Second):
+		t.Fatal("Run goes on")
+	}
+	if err := r.db.Close(); err != nil {
+		t.Error(err)
+	}
+	return err
+}
+
+// TestGap ends Run when the log cannot be read on.
+func TestGap(t *testing.T) {
+	r := newRig(t, 1)
+	r.log.add(0, change{Kind: "placed", Order: "o-1", Customer: "c-1", Amount: 5})
+	r.start()
+	r.wait("orders")
+	r.close()
+	r.log.records[0] = nil // the log lost its end
+	r.start()
+	if err := waitRun(t, r); !errors.Is(err, eventlog.ErrCursor) {
+		t.Errorf("Run: %v, want ErrCursor", err)
+	}
+}
