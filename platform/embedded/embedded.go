@@ -1,11 +1,12 @@
 // Package embedded runs a Kafka broker inside the process: franz-go's kfake on loopback, with its log on disk. It is for development and
-// tests; it speaks the Kafka protocol, so every Kafka tool works with it, but it replicates nothing.
+// tests; it speaks the Kafka protocol, so every Kafka tool works with it, but it replicates nothing, and it
+// keeps the producers' time stamps where a topic asks for its own.
 package embedded
 
 import (
-	"errors"
 	"net"
 	"os"
+	"path/filepath"
 	"strconv"
 	"sync"
 
@@ -33,6 +34,7 @@ type Options struct {
 type Broker struct {
 	cluster *kfake.Cluster
 	addr    string
+	locked  *os.File
 	close   sync.Once
 }
 
@@ -60,9 +62,11 @@ func Start(o Options) (*Broker, error) {
 		kfake.ListenFn(func(string, string) (net.Listener, error) { return listener, nil }),
 		kfake.BrokerConfigs(map[string]string{"default.replication.factor": "1"}),
 	}
+	var locked *os.File
 	if o.Dir != "" {
-		if err := os.MkdirAll(o.Dir, 0o755); err != nil {
-			return nil, errors.Join(ErrData.Because("%s cannot be created", o.Dir).WithFix("give another one with --data-dir").Wrap(err), listener.Close())
+		if locked, err = lockDir(o.Dir); err != nil {
+			_ = listener.Close()
+			return nil, err
 		}
 		opts = append(opts, kfake.DataDir(o.Dir))
 	}
@@ -72,14 +76,38 @@ func Start(o Options) (*Broker, error) {
 	cluster, err := kfake.NewCluster(opts...)
 	if err != nil {
 		_ = listener.Close()
+		_ = locked.Close() // a nil file is closed already
 		return nil, ErrData.Because("the log in %q cannot be opened", o.Dir).
 			WithFix("restore the directory from a backup, or move it away to start empty").Wrap(err)
 	}
-	return &Broker{cluster: cluster, addr: cluster.ListenAddrs()[0]}, nil
+	return &Broker{cluster: cluster, addr: cluster.ListenAddrs()[0], locked: locked}, nil
+}
+
+// lockDir creates the directory and takes it for this process: two brokers would write over each other.
+func lockDir(dir string) (*os.File, error) {
+	unusable := ErrData.WithFix("give another directory with --data-dir")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, unusable.Because("%s cannot be created", dir).Wrap(err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "millrace.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, unusable.Because("%s cannot be written", dir).Wrap(err)
+	}
+	if err := lock(f); err != nil {
+		_ = f.Close()
+		return nil, ErrData.Because("another process has %s open", dir).
+			WithFix("stop it, or give another directory with --data-dir").Wrap(err)
+	}
+	return f, nil
 }
 
 // Addr returns the broker's address, host:port.
 func (b *Broker) Addr() string { return b.addr }
 
 // Close stops the broker and writes its state.
-func (b *Broker) Close() { b.close.Do(b.cluster.Close) }
+func (b *Broker) Close() {
+	b.close.Do(func() {
+		b.cluster.Close()
+		_ = b.locked.Close() // nothing was written to it
+	})
+}

@@ -45,7 +45,7 @@ func FuzzBatch(f *testing.F) {
 	f.Add([]byte(nil), []byte(nil), "", []byte(nil), uint8(0), uint8(0), int64(math.MaxInt64), int16(math.MaxInt16), int32(math.MaxInt32), uint16(0))
 	f.Add(bytes.Repeat([]byte{0xff}, 200), bytes.Repeat([]byte{0}, 9000), "ce_type", []byte{}, uint8(255), uint8(20), int64(0), int16(0), int32(0), uint16(60000))
 	f.Fuzz(func(t *testing.T, key, value []byte, header string, hv []byte, n, headers uint8, pid int64, epoch int16, sequence int32, limit uint16) {
-		if pid < 0 || epoch < 0 || sequence < 0 {
+		if pid < 0 || epoch < 0 || sequence < 0 || len(key)+len(value)+len(header)+len(hv) > 10_000 {
 			return
 		}
 		b := NewBatch(int(limit))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -86,7 +87,7 @@ func BenchmarkAppend(b *testing.B) {
 }
 
 func benchFenced(b *testing.B, s site, partitions int32, callers int) {
-	c, err := Open(b.Context(), Config{Brokers: []string{s.addr}})
+	c, err := Open(b.Context(), Config{Brokers: strings.Split(s.addr, ",")})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -107,13 +108,13 @@ func benchFenced(b *testing.B, s site, partitions int32, callers int) {
 }
 
 func benchIdempotent(b *testing.B, s site, partitions int32, callers int) {
-	c, err := Open(b.Context(), Config{Brokers: []string{s.addr}})
+	c, err := Open(b.Context(), Config{Brokers: strings.Split(s.addr, ",")})
 	if err != nil {
 		b.Fatal(err)
 	}
 	defer c.Close()
 	topic := topicOf(b, c, partitions)
-	k, err := kgo.NewClient(kgo.SeedBrokers(s.addr), kgo.ProducerLinger(0), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchCompression(kgo.NoCompression()))
+	k, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(s.addr, ",")...), kgo.ProducerLinger(0), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchCompression(kgo.NoCompression()))
 	if err != nil {
 		b.Fatal(err)
 	}

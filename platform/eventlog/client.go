@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -30,9 +31,11 @@ type Client struct {
 	kafka  *kgo.Client
 	admin  *kadm.Client
 	routes routes
-	ctx    context.Context // ends with Close
-	cancel context.CancelFunc
-	work   sync.WaitGroup // senders, repetitions and upkeep
+	// reached is set once a broker has answered.
+	reached atomic.Bool
+	ctx     context.Context // ends with Close
+	cancel  context.CancelFunc
+	work    sync.WaitGroup // senders, repetitions and upkeep
 
 	mu      sync.Mutex
 	closed  bool
@@ -73,7 +76,7 @@ func (c *Client) options() []kgo.Opt {
 		kgo.RequestTimeoutOverhead(c.cfg.ConnectionTimeout),
 		kgo.MetadataMinAge(100 * time.Millisecond),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()),
-		kgo.WithLogger(kafkaLogger{c.cfg.Logger}),
+		kgo.WithLogger(kafkaLogger{c.cfg.Logger, &c.reached}),
 		kgo.RetryBackoffFn(func(tries int) time.Duration { return min(20*time.Millisecond<<min(tries, 10), 500*time.Millisecond) }),
 		kgo.RetryTimeout(10 * time.Second),
 		kgo.MaxDecompressBatchBytes(64 << 20),
@@ -91,12 +94,13 @@ func (c *Client) reach(ctx context.Context) error {
 	for {
 		err := c.kafka.Ping(ctx)
 		if err == nil {
+			c.reached.Store(true)
 			return c.learn(ctx)
 		}
 		select {
 		case <-ctx.Done():
 			return ErrUnreachable.Because("none of %s answers", strings.Join(c.cfg.Brokers, ", ")).
-				WithFix("start Kafka there, or give the right address with --kafka-addr or MILLRACE_KAFKA_BROKERS").Wrap(err)
+				WithFix("start Kafka there, or give the right address with --kafka-brokers or MILLRACE_KAFKA_BROKERS").Wrap(err)
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
@@ -238,15 +242,22 @@ func (c *Client) initProducerID(ctx context.Context, id string, pid int64, epoch
 	}
 }
 
-// kafkaLogger passes kgo's warnings and errors on; its info lines are too many.
-type kafkaLogger struct{ log *slog.Logger }
+// kafkaLogger passes kgo's warnings and errors on; its info lines are too many. Until a broker was reached they are debug lines: what
+// Open returns says it all.
+type kafkaLogger struct {
+	log     *slog.Logger
+	reached *atomic.Bool
+}
 
 func (l kafkaLogger) Level() kgo.LogLevel { return kgo.LogLevelWarn }
 
 func (l kafkaLogger) Log(level kgo.LogLevel, msg string, keyvals ...any) {
-	if level == kgo.LogLevelError {
+	switch {
+	case !l.reached.Load():
+		l.log.Debug("kafka: "+msg, keyvals...)
+	case level == kgo.LogLevelError:
 		l.log.Error("kafka: "+msg, keyvals...)
-		return
+	default:
+		l.log.Warn("kafka: "+msg, keyvals...)
 	}
-	l.log.Warn("kafka: "+msg, keyvals...)
 }

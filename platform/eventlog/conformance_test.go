@@ -354,7 +354,9 @@ func testHeld(t *testing.T, s site) {
 	ch := start(a, batchOf(t, "late"))
 	eventually(t, "a request is held", func() bool { w.mu.Lock(); defer w.mu.Unlock(); return len(w.held) > 0 })
 	b := claim(t, c2, topic, 0, "b")
-	w.deliver(t, s.addr)
+	if err := w.deliver(); err != nil {
+		t.Fatal(err)
+	}
 	if r := <-ch; !errors.Is(r.err, ErrOutcome) {
 		t.Errorf("append that was held: %v, want ErrOutcome", r.err)
 	}

@@ -128,25 +128,37 @@ func ready(d kadm.TopicDetail) error {
 	return nil
 }
 
+// topicSettings reads the settings of a topic that is there; brokers that have not heard of it yet are asked again.
 func (c *Client) topicSettings(ctx context.Context, name string) (map[string]string, error) {
-	configs, err := c.admin.DescribeTopicConfigs(ctx, name)
-	if err == nil && len(configs) != 1 {
-		err = fmt.Errorf("%d answers", len(configs))
-	}
-	if err == nil {
-		err = configs[0].Err
-	}
-	if err != nil {
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	for {
+		configs, err := c.admin.DescribeTopicConfigs(ctx, name)
+		if err == nil && len(configs) != 1 {
+			err = fmt.Errorf("%d answers", len(configs))
+		}
+		if err == nil {
+			err = configs[0].Err
+		}
+		if err == nil {
+			m := make(map[string]string, len(configs[0].Configs))
+			for _, s := range configs[0].Configs {
+				if s.Value != nil {
+					m[s.Key] = *s.Value
+				}
+			}
+			return m, nil
+		}
+		if kerr.IsRetriable(err) {
+			select {
+			case <-ctx.Done():
+			case <-time.After(20 * time.Millisecond):
+				continue
+			}
+		}
 		return nil, ErrTopic.Because("the settings of %s cannot be read", name).
 			WithFix("allow the principal of Millrace to describe the configuration of the topic").Wrap(err)
 	}
-	m := make(map[string]string, len(configs[0].Configs))
-	for _, s := range configs[0].Configs {
-		if s.Value != nil {
-			m[s.Key] = *s.Value
-		}
-	}
-	return m, nil
 }
 
 // verify refuses settings under which events would be lost or the fence would not hold.
