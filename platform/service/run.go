@@ -3,7 +3,6 @@ package service
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -26,7 +25,6 @@ import (
 	"github.com/millrace/millrace/platform/fault"
 	"github.com/millrace/millrace/platform/registry"
 	"github.com/millrace/millrace/platform/rest"
-	"github.com/millrace/millrace/platform/store"
 )
 
 // registryRole is the schema registry; it listens on an address of its own.
@@ -155,15 +153,11 @@ func (a App) run(ctx context.Context, c Config, roles []Role, dev bool, stdout, 
 	starting, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
 	if dev {
-		unlock, err := store.LockDir(filepath.Join(c.DataDir, "kafka"))
+		broker, err := embedded.Start(embedded.Options{Dir: filepath.Join(c.DataDir, "kafka"), Addr: c.KafkaAddr})
 		if err != nil {
 			return err
 		}
-		broker, err := embedded.Start(embedded.Options{Dir: filepath.Join(c.DataDir, "kafka"), Addr: c.KafkaAddr})
-		if err != nil {
-			return errors.Join(err, unlock())
-		}
-		h.closers = append(h.closers, unlock, func() error { broker.Close(); return nil })
+		h.closers = append(h.closers, func() error { broker.Close(); return nil })
 		at.Kafka = broker.Addr()
 		step("kafka")
 		c.KafkaBrokers = []string{broker.Addr()}
