@@ -60,7 +60,7 @@ func TestGetAndList(t *testing.T) {
 // rows.
 func TestFold(t *testing.T) {
 	rnd := seed(t)
-	for round := range 6 {
+	for round := range 3 {
 		r := newRig(t, 1+rnd.Int32N(5))
 		r.cfg = Config{CacheBytes: 1 + rnd.Int64N(200_000), BatchEvents: 1 + rnd.IntN(5000), WaitMax: 20 * time.Second}
 		r.log.most = 1 + rnd.IntN(3000)
