@@ -149,6 +149,14 @@ func TestClientRefusesLies(t *testing.T) {
 			t.Errorf("%s: got %d, %v", answer, id, err)
 		}
 	}
+	// Schemas that can be read in one direction only are different ones, too.
+	small, large := recordSchema("R", "a"), recordSchema("R", "a", "b")
+	for _, tt := range [][2]string{{small, large}, {large, small}} {
+		url, _ := fake(t, `200 {"id":7,"version":1,"schema":"`+strings.ReplaceAll(tt[0], `"`, `\"`)+`"}`)
+		if id, err := dial(t, ClientConfig{URLs: []string{url}}).SchemaID(t.Context(), "s", tt[1]); !errors.Is(err, ErrAnswer) {
+			t.Errorf("asked for %s, got %s: %d, %v", tt[1], tt[0], id, err)
+		}
+	}
 }
 
 func TestClientSeveralURLs(t *testing.T) {

@@ -231,6 +231,27 @@ func TestIDsAndVersions(t *testing.T) {
 	}
 }
 
+// Hard deletion of the newest schema leaves no trace of its id but the counter record, which survives compaction.
+func TestHighestIDSurvivesDeletionAndCompaction(t *testing.T) {
+	for name, remove := range map[string]func(s *state, permanent bool) []record{
+		"subject": func(s *state, permanent bool) []record { r, _, _ := s.planDeleteSubject("s", permanent); return r },
+		"version": func(s *state, permanent bool) []record { r, _, _ := s.planDeleteVersion("s", 1, permanent); return r },
+	} {
+		l := newLab()
+		for i := range 3 {
+			if _, err := l.register(t, []string{"a", "b", "s"}[i], recordSchema("R", fmt.Sprintf("f%d", i))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l.commit(t, remove(l.s, false))
+		l.commit(t, remove(l.s, true))
+		l.s = fold(t, compacted(l.log, true))
+		if v, err := l.register(t, "s", recordSchema("R", "new")); err != nil || v.content.id != 4 {
+			t.Errorf("%s: got %+v, %v, want id 4", name, v, err)
+		}
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	l := newLab()
 	if _, err := l.register(t, "s", recordSchema("R", "a")); err != nil {

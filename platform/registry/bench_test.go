@@ -1,0 +1,50 @@
+package registry
+
+import (
+	"fmt"
+	"sync/atomic"
+	"testing"
+
+	"github.com/millrace/millrace/platform/contract"
+)
+
+// Requests per second over HTTP on loopback, the embedded broker below it.
+func BenchmarkRegistry(b *testing.B) {
+	url := start(b, broker(b, "").Addr(), "one").url
+	do(b, "PUT", url+"/config", `{"compatibility":"NONE"}`)
+	register(b, url, "s", recordSchema("R", "a"))
+	var n atomic.Int64
+	b.Run("schema by id", func(b *testing.B) {
+		b.RunParallel(func(pb *testing.PB) {
+			for pb.Next() {
+				if status, got, _ := do(b, "GET", url+"/schemas/ids/1", ""); status != 200 {
+					b.Error(status, got)
+				}
+			}
+		})
+	})
+	b.Run("register known", func(b *testing.B) {
+		request := body(recordSchema("R", "a"))
+		b.RunParallel(func(pb *testing.PB) {
+			for pb.Next() {
+				if status, got, _ := do(b, "POST", url+"/subjects/s/versions", request); status != 200 {
+					b.Error(status, got)
+				}
+			}
+		})
+	})
+	b.Run("register new", func(b *testing.B) {
+		for b.Loop() {
+			register(b, url, fmt.Sprintf("s%d", n.Load()%100), recordSchema("R", fmt.Sprintf("f%d", n.Add(1))))
+		}
+	})
+	b.Run("client, cached id", func(b *testing.B) {
+		c := dial(b, ClientConfig{URLs: []string{url}})
+		var r contract.Resolver = c
+		for b.Loop() {
+			if _, err := r.SchemaByID(b.Context(), 1); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
