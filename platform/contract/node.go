@@ -70,9 +70,8 @@ type node struct {
 
 // A walked is what the walk of a payload needs to know of a field.
 type walked struct {
-	kind    kind
-	bounded bool
-	node    *node
+	kind kind
+	node *node
 }
 
 // A field is one field of a record.
@@ -485,7 +484,7 @@ func finish(n *node) (*node, error) {
 	case kindRecord:
 		for _, f := range n.fields {
 			add(f.node)
-			n.walk = append(n.walk, walked{f.node.kind, f.node.bounded, f.node})
+			n.walk = append(n.walk, walked{f.node.kind, f.node})
 			if !f.node.open {
 				n.least = min(n.least+f.node.least, MaxPayloadBytes+1)
 			}

@@ -385,6 +385,9 @@ const (
 func pairs(t *testing.T, n int, logical bool, f func(m *maker, reader, writer string)) {
 	t.Logf("seed %d", randomSeed)
 	m := &maker{Rand: rand.New(rand.NewPCG(randomSeed, 1)), logical: logical}
+	if raceDetector {
+		n /= 10 // nothing here runs at the same time
+	}
 	for range n {
 		m.names = 0
 		writer := m.record(3)
@@ -437,7 +440,7 @@ func TestCompatibleAgrees(t *testing.T) {
 		}
 	})
 	t.Logf("%d compatible, %d incompatible, %d of the known class", compatible, incompatible, known)
-	if compatible < randomPairs/10 || incompatible < randomPairs/10 || known > randomPairs/100 {
+	if compatible < incompatible/2 || incompatible < compatible/2 || known > randomPairs/100 {
 		t.Error("the pairs are too much alike, or the known class is too large")
 	}
 }
@@ -505,7 +508,7 @@ func TestResolveAgrees(t *testing.T) {
 		}
 	})
 	t.Logf("%d payloads, %d of them read as they are", done, same)
-	if done < 1000 || same > done/2 {
+	if done < 500 || same > done/2 {
 		t.Error("too few payloads are converted")
 	}
 }

@@ -345,7 +345,7 @@ func (c *conv) transcode(dst, payload []byte, bounds []int) (out []byte, scratch
 		return dst, bounds, fmt.Errorf("it has %d bytes, at most %d are allowed", len(payload), MaxPayloadBytes)
 	}
 	t := transcoder{
-		scanner: scanner{b: payload, steps: baseSteps + stepsPerByte*len(payload), empty: MaxItems},
+		scanner: scanner{b: payload, steps: baseSteps + stepsPerByte*len(payload), empty: maxEmpty},
 		out:     dst, bounds: bounds[:0],
 	}
 	if !t.run(c, 0) || t.pos != len(payload) {
