@@ -171,3 +171,108 @@ func measure(b *testing.B, callers int, newCaller func() func(n int) error) {
 		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "records/s")
 	}
 }
+
+// BenchmarkVisible is the time from an append to the moment at which a waiting reader has the record.
+func BenchmarkVisible(b *testing.B) {
+	benchSites(b, func(b *testing.B, s site) {
+		c, err := Open(b.Context(), Config{Brokers: strings.Split(s.addr, ",")})
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer c.Close()
+		topic := topicOf(b, c, 12)
+		cursors := make([]Cursor, topic.Partitions)
+		for p := range topic.Partitions {
+			cursors[p] = topic.Start(p)
+		}
+		o := claim(b, c, topic, 3, "bench")
+		src, err := c.NewSource(b.Context(), cursors...)
+		if err != nil {
+			b.Fatal(err)
+		}
+		next := int64(0)
+		measure(b, 1, func() func(n int) error {
+			batch := NewBatch(0)
+			value := make([]byte, 300)
+			return func(int) error {
+				batch.Reset()
+				if err := batch.Add(nil, value, nil); err != nil {
+					return err
+				}
+				r := <-start(o, batch)
+				for r.err == nil && next <= r.base {
+					fs, err := src.Poll(context.WithoutCancel(b.Context()))
+					if err != nil {
+						return err
+					}
+					for _, f := range fs {
+						next = f.Cursor.Next
+					}
+				}
+				return r.err
+			}
+		})
+	})
+}
+
+// BenchmarkSource reads a topic of 12 partitions from the start: events with all their headers, decoded.
+func BenchmarkSource(b *testing.B) {
+	benchSites(b, func(b *testing.B, s site) {
+		c, err := Open(b.Context(), Config{Brokers: strings.Split(s.addr, ",")})
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer c.Close()
+		const each = 20_000
+		topic := topicOf(b, c, 12)
+		x := testEvents(b)
+		cursors := make([]Cursor, topic.Partitions)
+		for p := range topic.Partitions {
+			cursors[p] = topic.Start(p)
+			o := claim(b, c, topic, p, "bench")
+			batch := NewBatch(0)
+			for i := 0; i < each; {
+				if err := x.Add(batch, fullEnvelope()); err == nil {
+					i++
+					if i < each {
+						continue
+					}
+				}
+				if r := <-start(o, batch); r.err != nil {
+					b.Fatal(r.err)
+				}
+				batch.Reset()
+			}
+		}
+		ctx := context.WithoutCancel(b.Context())
+		b.ReportAllocs()
+		b.ResetTimer()
+		total := 0
+		for range b.N {
+			src, err := c.NewSource(ctx, cursors...)
+			if err != nil {
+				b.Fatal(err)
+			}
+			for n := 0; n < each*int(topic.Partitions); {
+				fs, err := src.Poll(ctx)
+				if err != nil {
+					b.Fatal(err)
+				}
+				for _, f := range fs {
+					for _, r := range f.Records {
+						if r.Mark != 0 {
+							continue
+						}
+						if _, err := x.Envelope(ctx, r); err != nil {
+							b.Fatal(err)
+						}
+						n++
+						total++
+					}
+				}
+			}
+			src.Close()
+		}
+		b.ReportMetric(float64(total)/b.Elapsed().Seconds(), "records/s")
+	})
+}

@@ -32,11 +32,15 @@ func (c *Client) Claim(ctx context.Context, t Topic, partition int32, who Identi
 	}
 	c.owners[o] = struct{}{}
 	c.mu.Unlock()
-	if err := o.take(ctx); err != nil {
-		o.Release()
-		return nil, err
+	err := o.take(ctx)
+	if err == nil {
+		return o, nil
 	}
-	return o, nil
+	if errors.Is(err, ErrDeposed) {
+		err = ErrFenced.Because("%s was claimed by another owner meanwhile", o.tp).Wrap(o.Err())
+	}
+	o.Release()
+	return nil, err
 }
 
 // take runs the protocol of a takeover.

@@ -1,6 +1,7 @@
 package eventlog
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -156,7 +157,7 @@ func testDeposed(t *testing.T, s site) {
 	if _, err := write(t, a, "no"); !errors.Is(err, ErrFenced) {
 		t.Errorf("the deposed owner's append: %v, want ErrFenced", err)
 	}
-	lost(t, a, ErrFenced)
+	lost(t, a, ErrDeposed)
 	if _, err := write(t, a, "never"); !errors.Is(err, ErrFenced) {
 		t.Errorf("an append after that: %v, want ErrFenced", err)
 	}
@@ -269,9 +270,19 @@ func testLostReply(t *testing.T, s site) {
 	topic := topicOf(t, c, 1)
 	a := claim(t, c, topic, 0, "a")
 	mustWrite(t, a, "1")
-	w.set(func() { w.loseReply = 3 })
+	w.set(func() { w.loseReply, w.record = 3, true })
 	if got := mustWrite(t, a, "2", "3"); got != 2 {
 		t.Errorf("base %d, want 2", got)
+	}
+	w.set(func() { w.record = false })
+	sent := w.batches(t)
+	if len(sent) != 4 {
+		t.Errorf("sent %d times, want 4", len(sent))
+	}
+	for _, b := range sent {
+		if !bytes.Equal(b, sent[0]) {
+			t.Errorf("sent %x, then %x", sent[0], b)
+		}
 	}
 	mustWrite(t, a, "4")
 	if resent != 3 {
@@ -332,10 +343,10 @@ func testOpenOutcome(t *testing.T, s site) {
 				w.set(func() { w.loseRequest = 0 })
 			}
 			r := <-ch
-			if !errors.Is(r.err, ErrOutcome) || !errors.Is(r.err, ErrFenced) || fault.KindOf(r.err) != fault.Unknown {
-				t.Errorf("append across a takeover: %v, want ErrOutcome because of ErrFenced", r.err)
+			if !errors.Is(r.err, ErrOutcome) || errors.Is(r.err, ErrFenced) || !errors.Is(r.err, ErrDeposed) || fault.KindOf(r.err) != fault.Unknown {
+				t.Errorf("append across a takeover: %v, want ErrOutcome because of ErrDeposed", r.err)
 			}
-			lost(t, a, ErrFenced)
+			lost(t, a, ErrDeposed)
 			<-taken
 			if got := readLog(t, c2, topic, 0); !slices.Equal(got, want) {
 				t.Errorf("log %q, want %q", got, want)
@@ -615,7 +626,7 @@ func testDeposedRenewal(t *testing.T, s site) {
 	topic := topicOf(t, c1, 1)
 	a := claim(t, c1, topic, 0, "a")
 	b := claim(t, c2, topic, 0, "b")
-	lost(t, a, ErrFenced)
+	lost(t, a, ErrDeposed)
 	_, err := write(t, b, "1")
 	if s.fake == nil && err != nil {
 		t.Errorf("the owner's append after a deposed one tried to renew: %v", err)

@@ -10,9 +10,13 @@ var (
 	ErrConfig = fault.New(fault.Invalid, "invalid_log_config", "the settings of the event log are not usable")
 	// ErrTopic is returned for a topic that is missing or whose settings would lose events.
 	ErrTopic = fault.New(fault.Unavailable, "topic_unusable", "the topic cannot hold events")
-	// ErrFenced says that this owner may not append any more, and that the batch in question is not in the log and never will be.
-	ErrFenced = fault.New(fault.Unavailable, "owner_fenced", "another owner has the partition")
-	// ErrOutcome says that the fate of a batch is open: it is in the log before the next claim, or never.
+	// ErrFenced says that this owner may not append any more, and that the batch in question is not in the log and never will be. Its
+	// cause is why the owner has ended, one of ErrDeposed, ErrForeign, ErrLease, ErrReleased and ErrTopic.
+	ErrFenced = fault.New(fault.Unavailable, "owner_fenced", "the partition has to be claimed again")
+	// ErrDeposed is why an owner ends when another one has claimed the partition.
+	ErrDeposed = fault.New(fault.Unavailable, "owner_deposed", "another owner has the partition")
+	// ErrOutcome says that the fate of a batch is open: it is in the log before the next claim, or never. It has ErrFenced's causes,
+	// but is never ErrFenced.
 	ErrOutcome = fault.New(fault.Unknown, "append_outcome_open", "it is not known whether the events were written")
 	// ErrTooLarge says that a record or batch is larger than the topic takes; nothing was written, and the owner goes on.
 	ErrTooLarge = fault.New(fault.TooLarge, "events_too_large", "the events are larger than the log takes")

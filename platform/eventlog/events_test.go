@@ -218,6 +218,17 @@ func TestMarks(t *testing.T) {
 			}
 		}
 	}
+	for kind, want := range map[MarkKind]string{MarkClaim: "millrace.v1.PartitionClaimed", MarkBarrier: "millrace.v1.PartitionBarrier", MarkClose: "millrace.v1.PartitionClosed"} {
+		_, value, _, err := marks.Mark(kind, who, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		codec := marks.(avroMarks).codec
+		e, err := codec.Decode(t.Context(), value)
+		if err != nil || codec.TypeName(e) != want {
+			t.Errorf("%s decodes as %T, %v, want %s", kind, e, err, want)
+		}
+	}
 	if _, _, _, err := marks.Mark(0, who, time.Now()); err == nil {
 		t.Error("an event is a mark")
 	}

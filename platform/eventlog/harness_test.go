@@ -18,6 +18,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // realKafka names the environment variable with the address of a real Kafka; without it only the embedded one is tested.
@@ -57,7 +58,7 @@ func realSite(t testing.TB) site {
 // ctxOf bounds a test.
 func ctxOf(t testing.TB) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -254,7 +255,9 @@ type wire struct {
 	loseRequest int // so many produce requests are lost
 	hold        bool
 	held        []heldRequest
-	onProduce   func() // called once, after a produce request was delivered whose answer will be lost
+	record      bool
+	produced    [][]byte // produce requests as they went out, if record is set
+	onProduce   func()   // called once, after a produce request was delivered whose answer will be lost
 }
 
 type heldRequest struct {
@@ -314,6 +317,9 @@ func (c *wireConn) Write(b []byte) (int, error) {
 	}
 	w := c.wire
 	w.mu.Lock()
+	if w.record {
+		w.produced = append(w.produced, append([]byte(nil), b...))
+	}
 	switch {
 	case w.hold:
 		w.held = append(w.held, heldRequest{c.RemoteAddr().String(), append([]byte(nil), b...)})
@@ -350,6 +356,31 @@ func (c *wireConn) Read(b []byte) (int, error) {
 		return 0, io.EOF
 	}
 	return n, err
+}
+
+// batches returns the record batches of the produce requests that went out.
+func (w *wire) batches(t testing.TB) [][]byte {
+	t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var out [][]byte
+	for _, b := range w.produced {
+		req := kmsg.NewPtrProduceRequest()
+		req.SetVersion(int16(binary.BigEndian.Uint16(b[6:])))
+		head := 4 + 2 + 2 + 4 + 2 + int(binary.BigEndian.Uint16(b[12:]))
+		if req.IsFlexible() {
+			head++ // no tags
+		}
+		if err := req.ReadFrom(b[head:]); err != nil {
+			t.Fatal(err)
+		}
+		for _, rt := range req.Topics {
+			for _, rp := range rt.Partitions {
+				out = append(out, rp.Records)
+			}
+		}
+	}
+	return out
 }
 
 // deliver sends held requests on connections of their own, long after their senders gave up, and returns when they are answered, or

@@ -326,7 +326,7 @@ func (h *history) check(t *testing.T) {
 			t.Errorf("%d of the %d events of one batch are in the log: %q", here, len(x.values), x.values)
 		case x.err == nil && here == 0:
 			t.Errorf("an acknowledged batch is lost: %q", x.values)
-		case errors.Is(x.err, ErrFenced) && !errors.Is(x.err, ErrOutcome) && here != 0:
+		case errors.Is(x.err, ErrFenced) && here != 0:
 			t.Errorf("a refused batch is in the log: %q, %v", x.values, x.err)
 		case x.in != nil && *x.in != (here != 0):
 			t.Errorf("a batch was settled as written=%v, and it is %v: %q", *x.in, here != 0, x.values)

@@ -155,7 +155,7 @@ func (o *Owner) dropWaiting() func() {
 
 // fenced is the error of a batch that is certainly not in the log because the owner has ended. Called with mu held.
 func (o *Owner) fenced() error {
-	return ErrFenced.Because("%s has to be claimed again", o.tp).Wrap(o.err)
+	return ErrFenced.Because("%s", o.tp).Wrap(o.err)
 }
 
 // dispatch seals an attempt of the owner's present epoch and sends it. Called with mu held and nothing under way.
@@ -272,7 +272,7 @@ func (o *Owner) settle(a *attempt, r result) (again bool) {
 			o.acked, o.alive = now, a.first
 		}
 	case depose:
-		end = o.end(ErrFenced.Because("%s was claimed by another owner", o.tp).Wrap(cause))
+		end = o.end(ErrDeposed.Because("%s was claimed by another owner", o.tp).Wrap(cause))
 		err = o.unsettled(a)
 	case reject:
 		if a.open || a.mark != 0 {

@@ -74,14 +74,14 @@ func (o *Owner) renew() {
 	case o.err != nil:
 		act = o.dropWaiting()
 	case errors.Is(err, kerr.ProducerFenced), errors.Is(err, kerr.InvalidProducerEpoch), errors.Is(err, kerr.InvalidProducerIDMapping):
-		act = o.end(ErrFenced.Because("%s was claimed by another owner", o.tp).Wrap(err))
+		act = o.end(ErrDeposed.Because("%s was claimed by another owner", o.tp).Wrap(err))
 	case err != nil:
 		// The old epoch stays good until a barrier of the new one is written; there are three more quarters to try again in.
 		o.client.cfg.Logger.Warn("a producer id was not renewed; it will be tried again", "partition", o.tp.String(), "error", err)
 		o.renewed = o.renewed.Add(o.client.cfg.TransactionalIDExpiration / 32)
 		act = o.advance()
 	case newPID != pid || newEpoch != epoch+1:
-		act = o.end(ErrFenced.Because("the coordinator gave %s another producer id or epoch", o.tp))
+		act = o.end(ErrDeposed.Because("the coordinator gave %s another producer id or epoch", o.tp))
 	default:
 		o.epoch, o.sequence, o.renewed = newEpoch, 0, time.Now()
 		act = o.barrier()
