@@ -60,6 +60,7 @@ type node struct {
 	size     int // of a fixed
 	bounded  bool
 	lo, hi   int64 // of an int or long if bounded: what its logical type can mean
+	safe     int   // varints of so many bytes are all between lo and hi
 	props    map[string]any
 
 	least int64 // no value has fewer bytes
@@ -433,7 +434,11 @@ func setLogical(n *node, o *object) {
 		return
 	}
 	n.logical = logical
-	n.lo, n.hi, n.bounded = logicalRange(logical)
+	if n.lo, n.hi, n.bounded = logicalRange(logical); n.bounded {
+		for n.lo <= -1<<(7*n.safe+6) && n.hi >= 1<<(7*n.safe+6)-1 {
+			n.safe++
+		}
+	}
 	delete(n.props, "logicalType")
 	if logical == "decimal" {
 		delete(n.props, "precision")

@@ -217,7 +217,7 @@ func (s *scanner) record(n *node, depth int) bool {
 			if end >= len(b) || end-pos > 9 || end-pos == 9 && b[end] > 1 {
 				break
 			}
-			if node.bounded {
+			if node.bounded && end-pos >= node.safe {
 				u, _ := binary.Uvarint(b[pos:])
 				if i := int64(u>>1) ^ -int64(u&1); i < node.lo || i > node.hi {
 					break
@@ -255,18 +255,16 @@ func (s *scanner) record(n *node, depth int) bool {
 // end of a short text masked: most texts of an event have fewer than 16 bytes, for which utf8.Valid goes byte by byte.
 func ascii(b []byte, from, to int) bool {
 	const high = 0x8080808080808080
-	for ; from+8 <= to; from += 8 {
-		if binary.LittleEndian.Uint64(b[from:])&high != 0 {
-			return false
-		}
+	n := to - from
+	if n < 8 {
+		return from+8 <= len(b) && binary.LittleEndian.Uint64(b[from:])<<(8*uint(8-n))&high == 0 // all is shifted out of an empty text
 	}
-	if from == to {
-		return true
+	text := b[from:to]
+	bits := binary.LittleEndian.Uint64(text[n-8:]) // overlaps with the loop's last
+	for ; len(text) >= 8; text = text[8:] {
+		bits |= binary.LittleEndian.Uint64(text)
 	}
-	if from+8 > len(b) {
-		return false
-	}
-	return binary.LittleEndian.Uint64(b[from:])&(high>>(8*uint(8-to+from))) == 0
+	return bits&high == 0
 }
 
 func (s *scanner) skip(n *node, size int) bool {
