@@ -54,6 +54,10 @@ func TestReceipt(t *testing.T) {
 
 // TestRepeat: a command id takes effect once, and its repetition gets the first receipt: from memory, from the store, after a restart,
 // and after the store was lost.
+//
+// G6: A command id takes effect at most once on its stream, for ever, and its repetition gets the first receipt.
+// G7: The same command id with another payload is refused and changes nothing.
+// G11: Everything kept beside the log can be lost: the stream store is rebuilt from the log with the same receipts, states and versions.
 func TestRepeat(t *testing.T) {
 	r := newRig(t, func(r *rig) { r.cfg.Streams = 1 }) // hardly anything stays in memory
 	first := map[string]Receipt{}
@@ -127,6 +131,7 @@ func TestRepeatsTogether(t *testing.T) {
 	}
 }
 
+// G9: A command with an expected version takes effect only if the stream has exactly that version.
 func TestExpectedVersion(t *testing.T) {
 	r := newRig(t)
 	at := func(v es.Version) *es.Version { return &v }
@@ -167,6 +172,8 @@ func TestExpectedVersion(t *testing.T) {
 
 // TestDeposed: another claimant takes the partitions again and again while commands run; the engine steps down, claims anew, and no
 // command is lost or takes effect twice.
+//
+// G8: A command is decided on every event that was decided before it on its stream, whichever process decided them.
 func TestDeposed(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -296,6 +303,9 @@ func TestStreamReads(t *testing.T) {
 }
 
 // TestGivesUpCertainly: a caller whose command was never admitted learns that it will not take effect, and it does not.
+//
+// G10: A caller that is told that its command will not take effect can rely on it; where that is not certain, the answer is
+// outcome_unknown.
 func TestGivesUpCertainly(t *testing.T) {
 	r := newRig(t)
 	r.mustSend("a-1", "k-0", credit{Amount: 1})
@@ -370,7 +380,9 @@ func TestStop(t *testing.T) {
 }
 
 // TestAgainstModel runs random commands on a few streams from many callers, with restarts, and compares with a model that is told the
-// order by the versions in the receipts.
+// order by the versions in the receipts, and with the log itself.
+//
+// G5: An acknowledged command is in the log, all its events in one batch and in order.
 func TestAgainstModel(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -409,7 +421,26 @@ func TestAgainstModel(t *testing.T) {
 		wg.Wait()
 		r.restart(round%2 == 1)
 	}
+	log := r.readLog()
 	for stream, all := range history {
+		for i, env := range log[es.StreamID(stream)] {
+			if env.Version != es.Version(i+1) {
+				t.Fatalf("%s: the %d. event in the log has version %d", stream, i+1, env.Version)
+			}
+		}
+		for _, d := range all {
+			for i, ref := range d.receipt.Events {
+				if ref.Version > es.Version(len(log[es.StreamID(stream)])) {
+					t.Fatalf("%s: version %d was acknowledged but is not in the log", stream, ref.Version)
+				}
+				env := log[es.StreamID(stream)][ref.Version-1]
+				// One batch has consecutive offsets, and the receipt names the last.
+				want := d.receipt.Position.Offset - int64(len(d.receipt.Events)-1-i)
+				if env.ID != ref.ID || env.Type != ref.Type || env.Position.Offset != want || env.Index != i || env.Count != len(d.receipt.Events) {
+					t.Fatalf("%s: version %d was acknowledged as %+v at %d, the log has %+v", stream, ref.Version, ref, want, env)
+				}
+			}
+		}
 		byFirst := map[es.Version]done{}
 		for _, d := range all {
 			byFirst[d.receipt.Events[0].Version] = d

@@ -213,3 +213,51 @@ func (r *rig) balance(stream string) (int64, es.Version) {
 	}
 	return s.Balance, v
 }
+
+// readLog returns the events of each stream in the order of the log.
+func (r *rig) readLog() map[es.StreamID][]es.Envelope[event] {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	ends, err := r.log.Ends(ctx, r.topic)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	var from []eventlog.Cursor
+	left := map[int32]int64{}
+	for p, end := range ends {
+		from = append(from, r.topic.Start(int32(p)))
+		if end > 0 {
+			left[int32(p)] = end
+		}
+	}
+	source, err := r.log.NewSource(ctx, from...)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer source.Close()
+	events := eventlog.NewEvents(r.codec, "")
+	all := map[es.StreamID][]es.Envelope[event]{}
+	for len(left) > 0 {
+		fetched, err := source.Poll(ctx)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		for _, f := range fetched {
+			for _, rec := range f.Records {
+				if rec.Mark != 0 {
+					continue
+				}
+				env, err := events.Envelope(ctx, rec)
+				if err != nil {
+					r.t.Fatal(err)
+				}
+				all[env.Stream] = append(all[env.Stream], env)
+			}
+			if p := f.Cursor.TopicPartition.Partition; f.Cursor.Next >= left[p] {
+				delete(left, p)
+			}
+		}
+	}
+	return all
+}

@@ -93,6 +93,8 @@ func TestRefusesToStart(t *testing.T) {
 }
 
 // TestUnregisteredContract: a service whose event types are not in the registry refuses to start and says how to register them.
+//
+// G12: A service does not start with an event type that the registry does not have.
 func TestUnregisteredContract(t *testing.T) {
 	p := start(t, append([]string{"dev", "--ephemeral"}, anyPorts...)...)
 	empty := start(t, "serve", "registry", "--kafka-brokers", otherKafka(t), "--http-addr", "127.0.0.1:0", "--registry-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0", "--data-dir", t.TempDir())
