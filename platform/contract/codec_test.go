@@ -436,3 +436,31 @@ func TestAllocations(t *testing.T) {
 		t.Errorf("a payload is walked with %v allocations", n)
 	}
 }
+
+// TestReadersMeaning reads a number of a writer that knows no logical type: it has to be what the reader's can mean.
+func TestReadersMeaning(t *testing.T) {
+	for _, c := range []struct {
+		name, reader, writer string
+		good, bad            []byte
+	}{
+		{"timestamp", `{"type":"long","logicalType":"timestamp-micros"}`, `"long"`, long(1), long(1 << 62)},
+		{"timestamp in a union", `["null",{"type":"long","logicalType":"timestamp-millis"}]`, `["null","long"]`, append([]byte{2}, long(1)...), append([]byte{2}, long(1<<62)...)},
+		{"time of day", `{"type":"int","logicalType":"time-millis"}`, `"int"`, long(86_399_999), long(86_400_000)},
+		{"decimal", `{"type":"bytes","logicalType":"decimal","precision":2}`, `"bytes"`, []byte{2, 99}, []byte{2, 100}},
+		{"fixed decimal", `{"type":"fixed","name":"F","size":1,"logicalType":"decimal","precision":2}`, `{"type":"fixed","name":"F","size":1}`, []byte{0x9d}, []byte{0x9c}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r, w := mustParse(t, rec(fld("f", c.reader))), mustParse(t, rec(fld("f", c.writer)))
+			conv := resolve(r.root, w.root)
+			if out, _, err := conv.transcode(nil, c.good, nil); err != nil || !bytes.Equal(out, c.good) {
+				t.Errorf("got %x, %v", out, err)
+			}
+			if _, _, err := conv.transcode(nil, c.bad, nil); err == nil {
+				t.Error("a value without a meaning is read")
+			}
+			if scan(r.root, c.good) != nil || scan(r.root, c.bad) == nil || scan(w.root, c.bad) != nil {
+				t.Error("the walk does not agree")
+			}
+		})
+	}
+}
