@@ -210,7 +210,7 @@ func answer(w http.ResponseWriter, r *http.Request, v any, refusal *apiError) {
 			Message string `json:"message"`
 		}{refusal.code, refusal.text}
 	}
-	body := []byte(nil)
+	var body []byte
 	if text, ok := v.(raw); ok {
 		body = []byte(text)
 	} else {

@@ -78,7 +78,7 @@ func TestClientAgainstServer(t *testing.T) {
 	if _, err := c.Register(ctx, contract.Subject{Name: subject, Schema: recordSchema("R", "b")}); !errors.Is(err, ErrIncompatible) || !strings.Contains(err.Error(), "version 1") {
 		t.Errorf("incompatible: got %v", err)
 	}
-	if _, err := c.Register(ctx, contract.Subject{Name: subject, Schema: `{"type":"recrod"}`}); !errors.Is(err, contract.ErrSchema) {
+	if _, err := c.Register(ctx, contract.Subject{Name: subject, Schema: `{"type":"table"}`}); !errors.Is(err, contract.ErrSchema) {
 		t.Errorf("no schema: got %v", err)
 	}
 	if _, err := c.Register(ctx, contract.Subject{Name: ":.ctx:s", Schema: `"int"`}); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "42208") {
@@ -184,7 +184,7 @@ func TestClientCaches(t *testing.T) {
 			_, _ = io.WriteString(w, `{"schema":"\"int\""}`)
 			return
 		}
-		w.WriteHeader(404)
+		w.WriteHeader(http.StatusNotFound)
 		_, _ = io.WriteString(w, `{"error_code":40403,"message":"no"}`)
 	}))
 	defer s.Close()

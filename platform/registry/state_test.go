@@ -275,7 +275,7 @@ func TestRefusals(t *testing.T) {
 	}{
 		{"empty schema", register("s", schemaRequest{}), codeInvalidSchema},
 		{"not JSON", register("s", schemaRequest{Schema: "{"}), codeInvalidSchema},
-		{"not Avro", register("s", schemaRequest{Schema: `{"type":"recrod"}`}), codeInvalidSchema},
+		{"not Avro", register("s", schemaRequest{Schema: `{"type":"table"}`}), codeInvalidSchema},
 		{"unknown name", register("s", schemaRequest{Schema: `"shop.Missing"`}), codeInvalidSchema},
 		{"too large", register("s", schemaRequest{Schema: `"` + strings.Repeat("x", 300_000) + `"`}), codeSchemaTooLarge},
 		{"too deep", register("s", schemaRequest{Schema: strings.Repeat(`{"type":"array","items":`, 10_000) + `"int"` + strings.Repeat("}", 10_000)}), codeInvalidSchema},

@@ -44,7 +44,7 @@ func BenchmarkHandler(b *testing.B) {
 			b.ReportAllocs()
 			w := &sink{h: http.Header{}}
 			body := strings.NewReader(goodPlace)
-			req := httptest.NewRequest("POST", "/v1/orders/o-1/place", body)
+			req := httptest.NewRequest(http.MethodPost, "/v1/orders/o-1/place", body)
 			req.Header.Set("Content-Type", "application/json")
 			for b.Loop() {
 				body.Reset(goodPlace)

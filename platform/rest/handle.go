@@ -81,8 +81,8 @@ func (s *Server) write(c echo.Context, resp *Response) {
 		h["Cache-Control"] = noStore
 	}
 	h["X-Content-Type-Options"] = noSniff
-	switch {
-	case resp.ContentType == "" || resp.ContentType == typeJSON[0]:
+	switch resp.ContentType {
+	case "", typeJSON[0]:
 		if len(resp.Body) > 0 || resp.Stream != nil {
 			h["Content-Type"] = typeJSON
 		}

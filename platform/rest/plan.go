@@ -87,6 +87,7 @@ func makePlan(t reflect.Type) plan {
 		if t.NumMethod() == 0 {
 			return decodeAny
 		}
+	default: // no JSON value stands for the others
 	}
 	panic(fmt.Sprintf("rest: bodies cannot hold a %s", t))
 }

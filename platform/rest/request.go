@@ -159,7 +159,7 @@ func (r *Request) readBody(buf []byte) ([]byte, error) {
 		if int64(len(buf)) > limit {
 			return buf, r.tooLarge(limit)
 		}
-		if err == io.EOF { //nolint:errorlint // io.Reader promises io.EOF itself
+		if err == io.EOF {
 			return buf, nil
 		}
 		if err != nil {

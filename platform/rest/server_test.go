@@ -331,7 +331,7 @@ func TestBodyEndsEarly(t *testing.T) {
 	}
 	body, _ := io.ReadAll(resp.Body)
 	resp.Body.Close()
-	if resp.StatusCode != 400 || !strings.Contains(string(body), "body_unreadable") || strings.Contains(string(body), "EOF") && !resp.Close {
+	if resp.StatusCode != http.StatusBadRequest || !strings.Contains(string(body), "body_unreadable") || strings.Contains(string(body), "EOF") && !resp.Close {
 		t.Errorf("got %d %s", resp.StatusCode, body)
 	}
 }
@@ -378,7 +378,7 @@ func TestReadiness(t *testing.T) {
 	}})
 	get := func(path string) (int, string) {
 		w := httptest.NewRecorder()
-		s.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+		s.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
 		return w.Code, w.Body.String()
 	}
 	if status, body := get("/readyz"); status != 503 || !strings.Contains(body, `"detail":"views: the views are behind: 1000 events; disk: failed"`) {
@@ -450,7 +450,7 @@ func TestDrain(t *testing.T) {
 		t.Errorf("the stream ended with %q, %v", rest, err)
 	}
 	w := httptest.NewRecorder()
-	s.ServeHTTP(w, httptest.NewRequest("GET", "/readyz", nil))
+	s.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/readyz", nil))
 	if w.Code != 503 || !strings.Contains(w.Body.String(), "shutting down") {
 		t.Errorf("readiness while draining: got %d %s", w.Code, w.Body)
 	}
