@@ -90,6 +90,8 @@ func (c *Client) NewSource(ctx context.Context, from ...Cursor) (*Source, error)
 
 // check compares the cursors with the log before anything is read.
 func (s *Source) check(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	topics := map[string]bool{}
 	for tp := range s.parts {
 		topics[tp.Topic] = true
@@ -104,8 +106,11 @@ func (s *Source) check(ctx context.Context) error {
 			return ErrRead.Because("the topic %s cannot be looked up", topic).Wrap(err)
 		}
 		settings, err := s.client.topicSettings(ctx, topic)
+		for err != nil && passes(ctx, err) {
+			settings, err = s.client.topicSettings(ctx, topic)
+		}
 		if err != nil {
-			return err
+			return ErrRead.Because("the settings of %s cannot be read", topic).Wrap(err)
 		}
 		starts, err := s.client.admin.ListStartOffsets(ctx, topic)
 		if err != nil {

@@ -10,6 +10,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
+
+	"github.com/millrace/millrace/platform/fault"
 )
 
 // DefaultPartitions is the partition count of a topic unless another is given. A count is for ever: it decides where a stream lives.
@@ -31,29 +33,62 @@ type Topic struct {
 	MaxBytes   int // the largest batch that it takes
 }
 
+// patience is how long a topic may take to be known to every broker, with a leader for every partition.
+const patience = 15 * time.Second
+
 // EnsureTopic returns the topic, creating it if it is absent. It returns ErrTopic if the topic there has another partition count or
 // settings that would lose events, with the setting and the command that corrects it.
 func (c *Client) EnsureTopic(ctx context.Context, spec TopicSpec) (Topic, error) {
 	if spec.Partitions == 0 {
 		spec.Partitions = DefaultPartitions
 	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		t, err := c.ensure(ctx, spec)
+		if err == nil || fault.From(err) != nil {
+			return t, err
+		}
+		if !passes(ctx, err) {
+			return Topic{}, ErrTopic.Because("%s cannot be looked up", spec.Name).Wrap(err)
+		}
+	}
+}
+
+// passes waits a moment after an answer that another try may not get: brokers learn of a topic one after the other. It reports false
+// if there is no point, or no time, for another try.
+func passes(ctx context.Context, err error) bool {
+	if !kerr.IsRetriable(err) {
+		return false
+	}
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(20 * time.Millisecond):
+		return true
+	}
+}
+
+// ensure is one try of EnsureTopic; errors that are no faults are the broker's.
+func (c *Client) ensure(ctx context.Context, spec TopicSpec) (Topic, error) {
 	detail, err := c.detail(ctx, spec.Name)
 	if errors.Is(err, kerr.UnknownTopicOrPartition) {
 		if err := c.createTopic(ctx, spec); err != nil {
 			return Topic{}, err
 		}
-	} else if err != nil {
-		return Topic{}, ErrTopic.Because("%s cannot be looked up", spec.Name).Wrap(err)
+		detail, err = c.detail(ctx, spec.Name)
 	}
-	detail, err = c.awaitTopic(ctx, spec)
+	if err == nil {
+		err = ready(detail)
+	}
 	if err != nil {
 		return Topic{}, err
 	}
-	t := Topic{Name: spec.Name, ID: detail.ID, Partitions: int32(len(detail.Partitions))} //nolint:gosec // small
 	settings, err := c.topicSettings(ctx, spec.Name)
 	if err != nil {
 		return Topic{}, err
 	}
+	t := Topic{Name: spec.Name, ID: detail.ID, Partitions: int32(len(detail.Partitions))} //nolint:gosec // small
 	t.MaxBytes, _ = strconv.Atoi(settings["max.message.bytes"])
 	return t, c.verify(spec, detail, settings)
 }
@@ -96,26 +131,7 @@ func (c *Client) createTopic(ctx context.Context, spec TopicSpec) error {
 	return nil
 }
 
-// awaitTopic waits until every partition of a topic, just created perhaps, has a leader.
-func (c *Client) awaitTopic(ctx context.Context, spec TopicSpec) (kadm.TopicDetail, error) {
-	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
-	defer cancel()
-	for {
-		d, err := c.detail(ctx, spec.Name)
-		if err == nil {
-			err = ready(d)
-		}
-		if err == nil {
-			return d, nil
-		}
-		select {
-		case <-ctx.Done():
-			return d, ErrTopic.Because("%s has no leader for every partition", spec.Name).Wrap(err)
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
-}
-
+// ready reports that a topic, just created perhaps, has no leader for a partition yet.
 func ready(d kadm.TopicDetail) error {
 	for _, p := range d.Partitions {
 		if p.Err != nil {
@@ -128,37 +144,29 @@ func ready(d kadm.TopicDetail) error {
 	return nil
 }
 
-// topicSettings reads the settings of a topic that is there; brokers that have not heard of it yet are asked again.
+// topicSettings reads the settings of a topic.
 func (c *Client) topicSettings(ctx context.Context, name string) (map[string]string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
-	defer cancel()
-	for {
-		configs, err := c.admin.DescribeTopicConfigs(ctx, name)
-		if err == nil && len(configs) != 1 {
-			err = fmt.Errorf("%d answers", len(configs))
-		}
-		if err == nil {
-			err = configs[0].Err
-		}
-		if err == nil {
-			m := make(map[string]string, len(configs[0].Configs))
-			for _, s := range configs[0].Configs {
-				if s.Value != nil {
-					m[s.Key] = *s.Value
-				}
-			}
-			return m, nil
-		}
-		if kerr.IsRetriable(err) {
-			select {
-			case <-ctx.Done():
-			case <-time.After(20 * time.Millisecond):
-				continue
-			}
-		}
-		return nil, ErrTopic.Because("the settings of %s cannot be read", name).
+	configs, err := c.admin.DescribeTopicConfigs(ctx, name)
+	if err == nil && len(configs) != 1 {
+		err = errNoAnswer
+	}
+	if err == nil {
+		err = configs[0].Err
+	}
+	if errors.Is(err, kerr.TopicAuthorizationFailed) {
+		err = ErrTopic.Because("the settings of %s cannot be read", name).
 			WithFix("allow the principal of Millrace to describe the configuration of the topic").Wrap(err)
 	}
+	if err != nil {
+		return nil, err
+	}
+	m := make(map[string]string, len(configs[0].Configs))
+	for _, s := range configs[0].Configs {
+		if s.Value != nil {
+			m[s.Key] = *s.Value
+		}
+	}
+	return m, nil
 }
 
 // verify refuses settings under which events would be lost or the fence would not hold.
