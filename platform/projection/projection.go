@@ -71,7 +71,7 @@ type Projector struct {
 	folds    []fold
 	byName   map[string]*viewState
 	decoders map[string][]decoder // by topic
-	known    map[string]map[any]int
+	known    map[decoded]int      // numbers of the decoders
 	topics   map[string]eventlog.Topic
 	mac      []byte
 	ends     ends
@@ -100,7 +100,7 @@ func newProjector(cfg Config, log journal) (*Projector, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	p := &Projector{cfg: cfg, log: log, byName: map[string]*viewState{}, decoders: map[string][]decoder{}, known: map[string]map[any]int{},
+	p := &Projector{cfg: cfg, log: log, byName: map[string]*viewState{}, decoders: map[string][]decoder{}, known: map[decoded]int{},
 		topics: map[string]eventlog.Topic{}}
 	return p, p.signingKey()
 }
@@ -128,6 +128,12 @@ func (p *Projector) signingKey() error {
 	return b.Commit()
 }
 
+// A decoded is what a decoder yields: the events of a topic as a Go type.
+type decoded struct {
+	topic string
+	event reflect.Type
+}
+
 var viewName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,62}$`)
 var indexName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,62}$`)
 
@@ -136,8 +142,8 @@ var reserved = []string{"from", "to", "limit", "cursor", "prefix", "index", "whe
 
 // Add adds a view of the events of topic, which ev decodes, usually *eventlog.Events. It must not be called after Run. It returns ErrView for a
 // view that cannot work: a malformed or repeated name, missing functions, a row type that JSON changes, other indexes than the
-// stored rows of this version have. Views with the same ev share its work: they get the same events, and must not write to what
-// these refer to.
+// stored rows of this version have. Views of the same topic and event type share one decoder, that of the first of them: they get
+// the same events, and must not write to what these refer to.
 func Add[R, E any](p *Projector, v es.View[R, E], topic eventlog.Topic, ev Decoder[E]) error {
 	bad := func(format string, args ...any) error {
 		return ErrView.Because("view %q: %s", v.Name, fmt.Sprintf(format, args...))
@@ -175,13 +181,11 @@ func Add[R, E any](p *Projector, v es.View[R, E], topic eventlog.Topic, ev Decod
 	if empty {
 		f.fresh()
 	}
-	if p.known[topic.Name] == nil {
-		p.known[topic.Name] = map[any]int{}
-	}
-	n, ok := p.known[topic.Name][ev]
+	what := decoded{topic.Name, reflect.TypeFor[E]()}
+	n, ok := p.known[what]
 	if !ok {
 		n = len(p.decoders[topic.Name])
-		p.known[topic.Name][ev] = n
+		p.known[what] = n
 		p.decoders[topic.Name] = append(p.decoders[topic.Name], typedDecoder[E]{ev})
 	}
 	f.decoder = n
