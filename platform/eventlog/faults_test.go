@@ -136,6 +136,46 @@ func TestSickPartition(t *testing.T) {
 	}
 }
 
+// While a request is under way, the batches of all other partitions gather and go out in the next one.
+func TestOneRequestForAll(t *testing.T) {
+	s := fakeSite(t)
+	c := s.open(t)
+	topic := topicOf(t, c, 12)
+	owners := make([]*Owner, topic.Partitions)
+	for p := range topic.Partitions {
+		owners[p] = claim(t, c, topic, p, "a")
+	}
+	arrived, gathered := make(chan struct{}), make(chan struct{})
+	var sizes []int // written by the broker's goroutine, read after the last answer
+	s.fake.ControlKey(int16(kmsg.Produce), func(k kmsg.Request) (kmsg.Response, error, bool) {
+		s.fake.KeepControl()
+		n := 0
+		for _, rt := range k.(*kmsg.ProduceRequest).Topics {
+			n += len(rt.Partitions)
+		}
+		sizes = append(sizes, n)
+		if len(sizes) == 1 {
+			close(arrived)
+			<-gathered
+		}
+		return nil, nil, false
+	})
+	answers := []<-chan appended{start(owners[0], batchOf(t, "first"))}
+	<-arrived
+	for _, o := range owners[1:] {
+		answers = append(answers, start(o, batchOf(t, "next")))
+	}
+	close(gathered)
+	for _, a := range answers {
+		if r := <-a; r.err != nil || r.base != 1 {
+			t.Errorf("append: %+v", r)
+		}
+	}
+	if !slices.Equal(sizes, []int{1, 11}) {
+		t.Errorf("requests with %v partitions, want 1 and 11", sizes)
+	}
+}
+
 // Leaders move while events flow; nothing is lost and nothing doubled.
 func TestLeaderMoves(t *testing.T) {
 	s := fakeSite(t, kfake.NumBrokers(3), kfake.BrokerConfigs(map[string]string{"default.replication.factor": "3"}))

@@ -28,3 +28,17 @@ func (c *Cursor) admit(mark MarkKind, pid int64, epoch int16) bool {
 		return pid >= 0 && pid == c.ProducerID && epoch == c.Epoch
 	}
 }
+
+// admitCompacted is admit for a compacted topic, where claims may have been compacted away together with what they superseded: a
+// record of an unknown owner stands for its lost claim. Only what is of an older epoch of the same producer id is nobody's any more.
+func (c *Cursor) admitCompacted(mark MarkKind, pid int64, epoch int16) bool {
+	switch {
+	case mark == MarkClose:
+		return pid >= 0 && epoch == closedEpoch
+	case pid >= 0 && pid == c.ProducerID && epoch < c.Epoch:
+		return false
+	case pid >= 0 && epoch >= 0:
+		c.ProducerID, c.Epoch = pid, epoch
+	}
+	return true
+}

@@ -144,6 +144,8 @@ func (s *Source) check(ctx context.Context) error {
 			case next < start.Offset && !p.compact:
 				return ErrCursor.Because("%s begins at %d, after the position %d: events were deleted unread", tp, start.Offset, next).
 					WithFix("restore from a backup or a snapshot that is newer")
+			case next < start.Offset:
+				p.cursor.Next = start.Offset // compaction took what was there
 			case p.cursor.LeaderEpoch >= 0:
 				epochs.Add(topic, tp.Partition, p.cursor.LeaderEpoch)
 			}
@@ -243,7 +245,12 @@ func (s *Source) read(p *part, records []*kgo.Record) (Fetched, error) {
 			return f, ErrGap.Because("%s goes on at %d instead of %d", cur.TopicPartition, k.Offset, cur.Next)
 		}
 		r := recordOf(k)
-		admitted := !k.Attrs.IsControl() && !k.Attrs.IsTransactional() && cur.admit(r.Mark, r.ProducerID, r.Epoch)
+		admitted := !k.Attrs.IsControl() && !k.Attrs.IsTransactional()
+		if p.compact {
+			admitted = admitted && cur.admitCompacted(r.Mark, r.ProducerID, r.Epoch)
+		} else {
+			admitted = admitted && cur.admit(r.Mark, r.ProducerID, r.Epoch)
+		}
 		cur.Next, cur.LeaderEpoch = k.Offset+1, max(cur.LeaderEpoch, k.LeaderEpoch)
 		if !admitted {
 			f.Rogue++
