@@ -85,7 +85,7 @@ func (a Aggregate[S, C, E]) start(ctx context.Context, h *host) error {
 		t := reflect.TypeOf(c)
 		name := kebab(t.Name())
 		names = append(names, name)
-		h.http.Handle(http.MethodPost, "/v1/"+a.Name+"/:id/"+name, api.command(t))
+		h.http.Handle(http.MethodPost, "/v1/"+a.Name+"/:id/"+name, api.command(name, t))
 	}
 	h.http.Handle(http.MethodPost, "/v1/"+a.Name+"/:id/:command", func(_ context.Context, r *rest.Request) (*rest.Response, error) {
 		return nil, ErrCommandType.Because("%q", r.Param("command")).WithFix("the commands of %s are %s", a.Name, strings.Join(names, ", "))
@@ -124,23 +124,30 @@ type commandAPI[S, C, E any] struct {
 // maxOperations bounds the asynchronous commands under way, and the refusals that are remembered.
 const maxOperations = 4096
 
-func (a *commandAPI[S, C, E]) command(t reflect.Type) rest.Handler {
+func (a *commandAPI[S, C, E]) command(name string, t reflect.Type) rest.Handler {
 	return func(ctx context.Context, r *rest.Request) (*rest.Response, error) {
 		c, err := a.read(r, t)
 		if err != nil {
 			return nil, err
 		}
 		if r.Async() {
-			return a.later(ctx, c)
+			return a.later(ctx, name, c)
 		}
 		ctx, cancel := context.WithTimeout(ctx, a.timeout)
 		defer cancel()
-		receipt, err := a.engine.Handle(ctx, c)
+		receipt, err := a.handle(ctx, name, c)
 		if err != nil {
 			return nil, err
 		}
 		return answer(receipt, c.ID)
 	}
+}
+
+func (a *commandAPI[S, C, E]) handle(ctx context.Context, name string, c command.Command[C]) (command.Receipt, error) {
+	began := time.Now()
+	receipt, err := a.engine.Handle(ctx, c)
+	a.host.metrics.decided(name, began, receipt, err)
+	return receipt, err
 }
 
 func (a *commandAPI[S, C, E]) read(r *rest.Request, t reflect.Type) (c command.Command[C], err error) {
@@ -211,7 +218,7 @@ func answer(receipt command.Receipt, id string) (*rest.Response, error) {
 }
 
 // later accepts a command to be decided after the answer; the operation tells what became of it.
-func (a *commandAPI[S, C, E]) later(ctx context.Context, c command.Command[C]) (*rest.Response, error) {
+func (a *commandAPI[S, C, E]) later(ctx context.Context, name string, c command.Command[C]) (*rest.Response, error) {
 	select {
 	case a.slots <- struct{}{}:
 	default:
@@ -223,7 +230,7 @@ func (a *commandAPI[S, C, E]) later(ctx context.Context, c command.Command[C]) (
 		defer func() { <-a.slots }()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.timeout)
 		defer cancel()
-		_, err := a.engine.Handle(ctx, c)
+		_, err := a.handle(ctx, name, c)
 		a.remember(op, err)
 	}()
 	return &rest.Response{Status: http.StatusAccepted, Header: http.Header{

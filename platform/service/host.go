@@ -36,6 +36,7 @@ type host struct {
 	log       *eventlog.Client
 	registry  *registry.Client
 	http      *rest.Server
+	metrics   *metrics
 
 	tasks      []task
 	closers    []func() error
@@ -53,7 +54,7 @@ type task struct {
 type operationFunc func(ctx context.Context, op string, stream es.StreamID, id string) (*rest.Response, error)
 
 func newHost(app string, c Config, logger *slog.Logger) *host {
-	h := &host{app: app, config: c, logger: logger, instance: app + "-" + rand.Text()[:8], operations: map[string]operationFunc{}}
+	h := &host{app: app, config: c, logger: logger, instance: app + "-" + rand.Text()[:8], operations: map[string]operationFunc{}, metrics: newMetrics()}
 	h.http = rest.NewServer(rest.Options{Logger: logger, Checks: []rest.Check{{Name: "roles", Ready: h.ready}}})
 	h.http.Handle(http.MethodGet, "/v1/operations/:id", func(ctx context.Context, r *rest.Request) (*rest.Response, error) {
 		op := r.Param("id")

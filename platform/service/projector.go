@@ -86,6 +86,7 @@ func (p Projector) start(ctx context.Context, h *host) error {
 		h.http.Handle(http.MethodGet, "/v1/views/"+v.name+"/:key", api.row)
 	}
 	h.run(p.Name, engine.Run)
+	h.metrics.views.engines = append(h.metrics.views.engines, engine)
 	h.check(p.Name, func(context.Context) error {
 		if !engine.CaughtUp() {
 			return projection.ErrNotCaughtUp.Because("the views of %s are being brought up to date", p.Name)

@@ -5,19 +5,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
-	"net/http"
-	"net/http/pprof"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/millrace/millrace/platform/contract"
 	"github.com/millrace/millrace/platform/embedded"
@@ -120,7 +114,7 @@ func (a App) run(ctx context.Context, c Config, roles []Role, dev bool, stdout, 
 	if h.advertise == "" {
 		h.advertise = bound.String()
 	}
-	admin := newAdmin(logger)
+	admin := newAdmin(logger, h.metrics)
 	if bound, err = listen(admin, c.AdminAddr, "--admin-addr"); err != nil {
 		return err
 	}
@@ -204,7 +198,7 @@ const registryBody = 2 << 20
 // start starts the registry, registers the contracts where this process may, and starts the roles.
 func (a App) start(ctx context.Context, p *process, h *host, c Config, roles []Role, registryHTTP *rest.Server, withRegistry, dev bool) error {
 	if withRegistry {
-		server, err := registry.NewServer(ctx, registry.ServerConfig{Log: h.log, Logger: h.logger, Instance: h.instance, Address: c.RegistryAddr})
+		server, err := registry.NewServer(ctx, registry.ServerConfig{Log: h.log, Logger: h.logger, Instance: h.instance, Address: strings.TrimPrefix(c.RegistryURL[0], "http://")})
 		if err != nil {
 			return err
 		}
@@ -291,24 +285,6 @@ func listen(s *rest.Server, addr, flag string) (net.Addr, error) {
 		return nil, e.WithFix("stop what listens there, or choose another address with %s (port 0: any free one)", flag)
 	}
 	return bound, err
-}
-
-// newAdmin returns the server of metrics and profiles, which are not for the public.
-func newAdmin(logger *slog.Logger) *rest.Server {
-	metrics := prometheus.NewRegistry()
-	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "millrace_build_info", Help: "1, with the version as a label.", ConstLabels: prometheus.Labels{"version": Version}})
-	build.Set(1)
-	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), build)
-	s := rest.NewServer(rest.Options{Logger: logger, WriteTimeout: 5 * time.Minute})
-	s.Mount("/metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
-	profiles := http.NewServeMux()
-	profiles.HandleFunc("/debug/pprof/", pprof.Index)
-	profiles.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
-	profiles.HandleFunc("/debug/pprof/profile", pprof.Profile)
-	profiles.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
-	profiles.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	s.Mount("/debug/pprof/", profiles)
-	return s
 }
 
 // banner tells where everything is.

@@ -189,3 +189,40 @@ func TestAsync(t *testing.T) {
 		t.Errorf("refused: %d %s", a.status, a.body)
 	}
 }
+
+// TestMetrics: what was decided and how far the views are can be read from the admin address, and only from there.
+func TestMetrics(t *testing.T) {
+	p := start(t, append([]string{"dev", "--ephemeral"}, anyPorts...)...)
+	a := request(t, "POST", p.at.HTTP+"/v1/orders/o-1/place", `{"customer_id":"c-1","currency":"USD","lines":[{"sku":"cd","quantity":2,"amount":2933}]}`)
+	request(t, "POST", p.at.HTTP+"/v1/orders/o-1/confirm", "", `If-Match: "9"`)
+	request(t, "POST", p.at.HTTP+"/v1/orders/o-2/confirm", "")
+	request(t, "GET", p.at.HTTP+"/v1/views/orders/o-1", "", "Millrace-At-Least: "+a.header.Get("Millrace-Position"))
+	got := request(t, "GET", p.at.Admin+"/metrics", "").body
+	for _, want := range []string{
+		`millrace_build_info{version="`,
+		`millrace_command_duration_seconds_count{command="place",outcome="accepted"} 1`,
+		`millrace_command_duration_seconds_count{command="confirm",outcome="conflict"} 1`,
+		`millrace_command_duration_seconds_count{command="confirm",outcome="rejected"} 1`,
+		`millrace_events_appended_total{event_type="shop.orders.v1.OrderPlaced",topic="orders.events"} 1`,
+		`millrace_view_lag_records{partition="0",topic="orders.events",view="sales"} `,
+		`millrace_view_lag_seconds{partition="11",topic="orders.events",view="customers"} `,
+		`millrace_view_state{state="running",view="orders"} 1`,
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %s", want)
+		}
+	}
+	if a := request(t, "GET", p.at.Admin+"/debug/pprof/cmdline", ""); a.status != http.StatusOK {
+		t.Errorf("profiles: %d", a.status)
+	}
+	for _, path := range []string{"/metrics", "/debug/pprof/"} {
+		if a := request(t, "GET", p.at.HTTP+path, ""); a.status != http.StatusNotFound {
+			t.Errorf("%s on the public address: %d", path, a.status)
+		}
+	}
+	for _, path := range []string{"/livez", "/readyz", "/readyz?verbose"} {
+		if a := request(t, "GET", p.at.HTTP+path, ""); a.status != http.StatusOK {
+			t.Errorf("%s: %d %s", path, a.status, a.body)
+		}
+	}
+}

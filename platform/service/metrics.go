@@ -1,0 +1,121 @@
+package service
+
+import (
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/pprof"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/millrace/millrace/platform/command"
+	"github.com/millrace/millrace/platform/fault"
+	"github.com/millrace/millrace/platform/projection"
+	"github.com/millrace/millrace/platform/rest"
+)
+
+// metrics are the figures of one process. Labels never hold ids or keys.
+type metrics struct {
+	registry *prometheus.Registry
+	commands *prometheus.HistogramVec // by command and outcome
+	appended *prometheus.CounterVec   // by topic and event type
+	views    viewMetrics              // filled while the process starts
+}
+
+func newMetrics() *metrics {
+	m := &metrics{
+		registry: prometheus.NewRegistry(),
+		commands: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "millrace_command_duration_seconds", Help: "From a command's arrival to its answer.",
+			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5},
+		}, []string{"command", "outcome"}),
+		appended: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "millrace_events_appended_total", Help: "Events of commands that were acknowledged.",
+		}, []string{"topic", "event_type"}),
+	}
+	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "millrace_build_info", Help: "1, with the version as a label.", ConstLabels: prometheus.Labels{"version": Version}})
+	build.Set(1)
+	m.registry.MustRegister(m.commands, m.appended, &m.views, build, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// decided counts one command.
+func (m *metrics) decided(name string, began time.Time, r command.Receipt, err error) {
+	m.commands.WithLabelValues(name, outcome(r, err)).Observe(time.Since(began).Seconds())
+	if err == nil && !r.Replayed {
+		for _, e := range r.Events {
+			m.appended.WithLabelValues(r.Position.Topic, e.Type).Inc()
+		}
+	}
+}
+
+func outcome(r command.Receipt, err error) string {
+	switch {
+	case err == nil && r.Replayed:
+		return "duplicate"
+	case err == nil:
+		return "accepted"
+	case errors.Is(err, command.ErrVersion):
+		return "conflict"
+	case fault.KindOf(err).Retryable(), fault.KindOf(err) == fault.Internal:
+		return "error"
+	}
+	return "rejected"
+}
+
+// viewMetrics reports the state of the projectors' views when it is asked.
+type viewMetrics struct{ engines []*projection.Projector }
+
+var (
+	viewLabels  = []string{"view", "topic", "partition"}
+	lagRecords  = prometheus.NewDesc("millrace_view_lag_records", "Records of the log that the view has not applied.", viewLabels, nil)
+	lagSeconds  = prometheus.NewDesc("millrace_view_lag_seconds", "Age of the oldest record that the view has not applied.", viewLabels, nil)
+	viewRunning = prometheus.NewDesc("millrace_view_state", "1 for the state that the view is in.", []string{"view", "state"}, nil)
+)
+
+func (v *viewMetrics) Describe(d chan<- *prometheus.Desc) {
+	d <- lagRecords
+	d <- lagSeconds
+	d <- viewRunning
+}
+
+func (v *viewMetrics) Collect(m chan<- prometheus.Metric) {
+	for _, e := range v.engines {
+		collectViews(e, m)
+	}
+}
+
+func collectViews(e *projection.Projector, m chan<- prometheus.Metric) {
+	for _, s := range e.Status() {
+		for _, state := range []string{projection.Running, projection.Halted} {
+			on := 0.0
+			if s.Halted == (state == projection.Halted) {
+				on = 1
+			}
+			m <- prometheus.MustNewConstMetric(viewRunning, prometheus.GaugeValue, on, s.Name, state)
+		}
+		for _, p := range s.Partitions {
+			partition := strconv.Itoa(int(p.Partition))
+			m <- prometheus.MustNewConstMetric(lagRecords, prometheus.GaugeValue, float64(max(0, p.End-p.Next)), s.Name, s.Topic, partition)
+			m <- prometheus.MustNewConstMetric(lagSeconds, prometheus.GaugeValue, p.Lag.Seconds(), s.Name, s.Topic, partition)
+		}
+	}
+}
+
+// newAdmin returns the server of metrics and profiles, which are not for the public.
+func newAdmin(logger *slog.Logger, m *metrics) *rest.Server {
+	s := rest.NewServer(rest.Options{Logger: logger, WriteTimeout: 5 * time.Minute}) // a profile takes its time
+	s.Mount("/metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
+	profiles := http.NewServeMux()
+	profiles.HandleFunc("/debug/pprof/", pprof.Index)
+	profiles.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+	profiles.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	profiles.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	profiles.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	s.Mount("/debug/pprof/", profiles)
+	return s
+}

@@ -1,0 +1,72 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/millrace/millrace/platform/command"
+	"github.com/millrace/millrace/platform/es"
+	ordersv1 "github.com/millrace/millrace/schemas/orders/v1"
+)
+
+// place has the fields of the orders service's command.
+type place struct {
+	CustomerID string     `json:"customer_id"`
+	Currency   string     `json:"currency"`
+	OrderedAt  *time.Time `json:"ordered_at,omitempty"`
+	Lines      []struct {
+		SKU      string `json:"sku"`
+		Quantity int64  `json:"quantity"`
+		Amount   int64  `json:"amount"`
+	} `json:"lines"`
+}
+
+// serveEcho is the yardstick of the HTTP figure: Echo, the body decoded, a receipt answered, and nothing else done.
+func serveEcho(ctx context.Context, addr string, stdout io.Writer) error {
+	e := echo.New()
+	e.HideBanner, e.HidePort = true, true
+	e.POST("/v1/orders/:id/place", func(c echo.Context) error {
+		var p place
+		if err := json.NewDecoder(c.Request().Body).Decode(&p); err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest)
+		}
+		id := c.Param("id")
+		return c.JSON(http.StatusOK, command.Receipt{
+			ID: es.StreamID(id), Version: 1,
+			Events:   []command.EventRef{{Type: "shop.orders.v1.OrderPlaced", ID: "00000000-0000-5000-8000-000000000000", Version: 1}},
+			Position: es.Position{TopicPartition: es.TopicPartition{Topic: ordersv1.Topic}, Offset: 1},
+		})
+	})
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	e.Listener = l
+	fmt.Fprintf(stdout, "http http://%s\nready to be measured\n", l.Addr())
+	failed := make(chan error, 1)
+	go func() { failed <- e.Start("") }()
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+		return e.Close()
+	}
+}
+
+// echo starts serveEcho in a process of its own.
+func (p *plan) echo(ctx context.Context) (*process, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	return ready(ctx, exec.CommandContext(ctx, self, "-echo", "127.0.0.1:0")) //nolint:gosec // this program
+}

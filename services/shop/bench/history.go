@@ -1,0 +1,176 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/millrace/millrace/platform/contract"
+	"github.com/millrace/millrace/platform/es"
+	"github.com/millrace/millrace/platform/eventlog"
+	"github.com/millrace/millrace/platform/registry"
+	ordersv1 "github.com/millrace/millrace/schemas/orders/v1"
+)
+
+// The history that the projector reads: of every ten events six place an order, one adds a line to it, two confirm orders and one
+// cancels one, each some thousand orders after it was placed; 20,000 customers, 500 days.
+const (
+	historyCustomers = 20_000
+	historyDays      = 500
+	historyLater     = 1_000 // orders
+)
+
+// A sum is what the views must show in the end.
+type sum struct{ orders, units, revenue int64 }
+
+// A history makes events one after the other, without keeping them.
+type history struct {
+	events int
+	begin  time.Time
+	sum    sum
+	made   int
+	placed int
+}
+
+// next returns the next event with its stream and version.
+func (h *history) next() (es.StreamID, es.Version, ordersv1.Event) {
+	kind := h.made % 10
+	h.made++
+	if h.placed < 3*historyLater {
+		kind = 0 // nothing is old enough to be changed
+	}
+	// Each kind takes other orders, so that no order is both confirmed and cancelled: those placed at places 1, 2, 3 and 4 of six.
+	later := func(place int) int {
+		n := h.placed - historyLater
+		return n - (n-place+6)%6
+	}
+	switch kind {
+	case 6:
+		o := later(1)
+		h.sum.units++
+		h.sum.revenue += 1299
+		return h.id(o), 2, ordersv1.OrderLineAdded{OrderID: string(h.id(o)), CustomerID: h.customer(o), Currency: "USD", OrderedAt: h.at(o),
+			SKU: "poster", Quantity: 1, Amount: 1299, Units: 4, Total: 4483 + 1299}
+	case 7, 8:
+		o := later(kind - 5)
+		return h.id(o), 2, ordersv1.OrderConfirmed{OrderID: string(h.id(o)), CustomerID: h.customer(o), OrderedAt: h.at(o)}
+	case 9:
+		o := later(4)
+		h.sum.orders--
+		h.sum.units -= 3
+		h.sum.revenue -= 4483
+		return h.id(o), 2, ordersv1.OrderCancelled{OrderID: string(h.id(o)), CustomerID: h.customer(o), Currency: "USD", OrderedAt: h.at(o),
+			Units: 3, Total: 4483, Reason: "changed my mind"}
+	}
+	o := h.placed
+	h.placed++
+	h.sum.orders++
+	h.sum.units += 3
+	h.sum.revenue += 4483
+	return h.id(o), 1, ordersv1.OrderPlaced{OrderID: string(h.id(o)), CustomerID: h.customer(o), Currency: "USD", OrderedAt: h.at(o),
+		Lines: []ordersv1.OrderLine{{SKU: "cd", Quantity: 2, Amount: 2933}, {SKU: "book-" + strconv.Itoa(o%100), Quantity: 1, Amount: 1550}}, Units: 3, Total: 4483}
+}
+
+func (h *history) id(order int) es.StreamID { return es.StreamID(fmt.Sprintf("o-%07d", order)) }
+
+// customer spreads the orders over the customers without any order to it.
+func (h *history) customer(order int) string {
+	return fmt.Sprintf("c-%05d", uint64(order)*0x9e3779b97f4a7c15>>32%historyCustomers)
+}
+
+func (h *history) at(order int) time.Time {
+	return h.begin.AddDate(0, 0, order*historyDays/h.events).Add(time.Duration(order%86_400) * time.Second)
+}
+
+// writeHistory appends so many events to the topic of orders, as their owner would, and returns what they add up to.
+func writeHistory(ctx context.Context, kafka, registryURL string, events int) (sum, error) {
+	log, err := eventlog.Open(ctx, eventlog.Config{Brokers: []string{kafka}, Env: "dev", ClientID: "bench"})
+	if err != nil {
+		return sum{}, err
+	}
+	defer log.Close()
+	contracts, err := registry.Dial(registry.ClientConfig{URLs: []string{registryURL}})
+	if err != nil {
+		return sum{}, err
+	}
+	topic, err := log.EnsureTopic(ctx, eventlog.TopicSpec{Name: ordersv1.Topic})
+	if err != nil {
+		return sum{}, err
+	}
+	codec, err := contract.Bind(ctx, ordersv1.Contract, contracts)
+	if err != nil {
+		return sum{}, err
+	}
+	marks, err := eventlog.AvroMarks(ctx, topic.Name, contracts)
+	if err != nil {
+		return sum{}, err
+	}
+	binding := eventlog.NewEvents(codec, "/shop/orders")
+	parts := make([]writer, topic.Partitions)
+	for n := range parts {
+		owner, err := log.Claim(ctx, topic, int32(n), eventlog.Identity{Instance: "bench", Address: "127.0.0.1:1"}, marks) //nolint:gosec // few partitions
+		if err != nil {
+			return sum{}, err
+		}
+		defer owner.Release()
+		parts[n] = writer{owner: owner, batch: eventlog.NewBatch(900 << 10), spare: eventlog.NewBatch(900 << 10), done: make(chan error, 1)}
+	}
+	h := &history{events: events, begin: time.Date(1997, 1, 1, 0, 0, 0, 0, time.UTC)}
+	for i := range events {
+		stream, version, event := h.next()
+		id := "b-" + strconv.Itoa(i)
+		env := es.Envelope[ordersv1.Event]{Stream: stream, Version: version, Count: 1, Event: event, Meta: es.Meta{
+			CommandID: id, CommandHash: "0123456789abcdef0123456789abcdef", CorrelationID: id, Time: h.begin.Add(time.Duration(i) * time.Millisecond)}}
+		w := &parts[eventlog.PartitionOf(stream, topic.Partitions)]
+		err := binding.Add(w.batch, env)
+		if errors.Is(err, eventlog.ErrBatchFull) {
+			if err = w.send(ctx); err == nil {
+				err = binding.Add(w.batch, env)
+			}
+		}
+		if err != nil {
+			return sum{}, err
+		}
+	}
+	for n := range parts {
+		if err := errors.Join(parts[n].send(ctx), parts[n].wait(ctx)); err != nil {
+			return sum{}, err
+		}
+	}
+	return h.sum, nil
+}
+
+// A writer appends to one partition; while one batch is under way the other fills.
+type writer struct {
+	owner        *eventlog.Owner
+	batch, spare *eventlog.Batch
+	flying       bool
+	done         chan error
+}
+
+func (w *writer) send(ctx context.Context) error {
+	if err := w.wait(ctx); err != nil || w.batch.Len() == 0 {
+		return err
+	}
+	w.batch, w.spare = w.spare, w.batch
+	w.batch.Reset()
+	w.flying = true
+	w.owner.Append(w.spare, func(_ int64, err error) { w.done <- err })
+	return nil
+}
+
+// wait waits until nothing is under way.
+func (w *writer) wait(ctx context.Context) error {
+	if !w.flying {
+		return nil
+	}
+	w.flying = false
+	select {
+	case err := <-w.done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

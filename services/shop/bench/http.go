@@ -1,0 +1,85 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"strconv"
+	"time"
+)
+
+// http measures commands over HTTP on 64 connections: a bare Echo, shop dev, and the orders role on a real Kafka, in turns.
+func (p *plan) http(ctx context.Context) (rows []row, err error) {
+	err = p.onKafka(ctx, func(kafka string) error {
+		rows, err = p.httpOn(ctx, kafka)
+		return err
+	})
+	return rows, err
+}
+
+func (p *plan) httpOn(ctx context.Context, kafka string) (rows []row, err error) {
+	var all []*process
+	defer func() {
+		for _, s := range all {
+			err = errors.Join(err, s.stop())
+		}
+	}()
+	start := func(s *process, e error) *process {
+		if e == nil {
+			all = append(all, s)
+		} else if err == nil {
+			err = e
+		}
+		return s
+	}
+	bare := start(p.echo(ctx))
+	dev := start(p.dev(ctx, filepath.Join(p.dir, "http-dev")))
+	registry := start(p.registry(ctx, kafka))
+	if err != nil {
+		return nil, err
+	}
+	serve := start(ready(ctx, p.serve(ctx, filepath.Join(p.dir, "http-serve"), kafka, registry, "orders")))
+	if err != nil {
+		return nil, err
+	}
+	servers := []struct {
+		name    string
+		process *process
+		rates   []float64
+		p50     []float64
+	}{{name: "echo", process: bare}, {name: "dev", process: dev}, {name: "serve", process: serve}}
+	const connections = 64
+	length := time.Duration(p.times(5000, 1000)) * time.Millisecond
+	for run := range p.runs {
+		for i := range servers {
+			s := &servers[i]
+			if err := settle(ctx, all...); err != nil {
+				return nil, err
+			}
+			prefix := "r" + strconv.Itoa(run) + "-"
+			if _, err := orders(ctx, s.process.addr("http"), prefix+"warm-", connections, 0, length/5); err != nil {
+				return nil, err
+			}
+			profiled := func() error { return nil }
+			if run == 0 && s.process != bare {
+				profiled = p.profiled(ctx, s.process, "http-"+s.name, length)
+			}
+			l, err := orders(ctx, s.process.addr("http"), prefix, connections, 0, length)
+			if err := errors.Join(err, profiled()); err != nil {
+				return nil, err
+			}
+			s.rates = append(s.rates, l.rate())
+			s.p50 = append(s.p50, percentile(l.sorted, 0.5))
+		}
+	}
+	echo, dev1, serve1 := servers[0], servers[1], servers[2]
+	return []row{
+		{what: "HTTP commands, 64 connections, bare Echo", show: perSecond("requests"), values: echo.rates},
+		{what: "– `shop dev`, embedded Kafka", show: perSecond("commands"), values: dev1.rates},
+		{what: "– `shop dev`, p50", show: milliseconds, values: dev1.p50},
+		{what: "– `shop dev` / Echo", reach: "≥ 0.25 ×", reached: atLeast(0.25), show: ratio, values: quotients(dev1.rates, echo.rates)},
+		{what: "– `shop serve orders`, real Kafka", show: perSecond("commands"), values: serve1.rates},
+		{what: "– `shop serve orders`, p50", show: milliseconds, values: serve1.p50},
+		{what: "– `shop serve orders` / Echo", reach: "≥ 0.25 ×", reached: atLeast(0.25), show: ratio, values: quotients(serve1.rates, echo.rates)},
+	}, nil
+}

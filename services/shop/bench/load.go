@@ -1,0 +1,73 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// orderBody is the order of the README.
+const orderBody = `{"customer_id":"c-1","currency":"USD","lines":[{"sku":"cd","quantity":2,"amount":2933}]}`
+
+// A load is what was measured of many commands.
+type load struct {
+	requests int
+	took     time.Duration
+	sorted   []time.Duration // of each request
+}
+
+func (l load) rate() float64 { return float64(l.requests) / l.took.Seconds() }
+
+// orders places new orders, their ids starting with prefix, over a number of connections until so many are placed or so much time has
+// passed, whichever comes first and is not 0.
+func orders(ctx context.Context, addr, prefix string, connections, most int, length time.Duration) (load, error) {
+	var (
+		next atomic.Int64
+		wg   sync.WaitGroup
+		took = make([][]time.Duration, connections)
+		errs = make([]error, connections)
+	)
+	conns := make([]*conn, connections)
+	for i := range conns {
+		c, err := dial(ctx, addr)
+		if err != nil {
+			return load{}, err
+		}
+		defer c.close()
+		conns[i] = c
+	}
+	began := time.Now()
+	for i, c := range conns {
+		wg.Go(func() {
+			id := []byte(prefix)
+			for ctx.Err() == nil {
+				n := next.Add(1)
+				now := time.Now()
+				if most > 0 && n > int64(most) || length > 0 && now.Sub(began) > length {
+					return
+				}
+				id = strconv.AppendInt(id[:len(prefix)], n, 10)
+				if _, err := c.post(id, orderBody); err != nil {
+					errs[i] = err
+					return
+				}
+				took[i] = append(took[i], time.Since(now))
+			}
+		})
+	}
+	wg.Wait()
+	l := load{took: time.Since(began), sorted: slices.Concat(took...)}
+	l.requests = len(l.sorted)
+	slices.Sort(l.sorted)
+	if err := errors.Join(append(errs, ctx.Err())...); err != nil {
+		return l, err
+	}
+	if l.requests == 0 {
+		return l, errors.New("no request was answered")
+	}
+	return l, nil
+}
