@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Measures the figures of docs/benchmarks.md. Arguments go to services/shop/bench, e.g. -quick -runs 1 -figures http,visible;
+# -o docs/benchmarks.md writes them there. The real Kafka is started and stopped by this alone, on ports and data of its own.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+port=${BENCH_KAFKA_PORT:-29392}
+data=bin/bench
+
+command -v java >/dev/null && command -v mvn >/dev/null || { echo "bench.sh: Java 17 and Maven are needed for the figures on a real Kafka" >&2; exit 1; }
+deploy/kafka/kafka.sh fetch
+mkdir -p bin
+go build -trimpath -o bin/shop ./services/shop
+go build -trimpath -o bin/shop-bench ./services/shop/bench
+go test -c -o bin/command.test ./platform/command
+
+# The program stops its Kafka itself, also when it fails or is interrupted; this is for the case that it is killed. Exit status 3:
+# another measurement is running, and what is there is its.
+status=0
+trap 'status=130' INT TERM
+bin/shop-bench -kafka-port "$port" -dir "$data" "$@" || status=$?
+if [ "$status" != 3 ] && [ -d "$data/kafka" ]; then
+  deploy/kafka/kafka.sh stop --port "$port" --dir "$data/kafka"
+fi
+exit "$status"
