@@ -2,6 +2,7 @@ package contract
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"math/big"
 	"math/rand/v2"
@@ -334,5 +335,13 @@ func TestDecodedBytesAreApart(t *testing.T) {
 	_ = append(got.Map["k"], "XXXX"...)
 	if got.Text != "text" || !bytes.Equal(got.Map["k"], []byte("cd")) {
 		t.Errorf("an append to the bytes changed %+v", got)
+	}
+
+	e, err := trap(t, guards{}).Decode(context.Background(), frameOf(kitchenID, kitchenPayload("")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if raw := e.(kitchen).Raw; len(raw) != 2 || cap(raw) != 2 {
+		t.Errorf("decoded by a codec, %d bytes have a capacity of %d", len(raw), cap(raw))
 	}
 }
