@@ -284,3 +284,33 @@ func TestGap(t *testing.T) {
 		t.Errorf("Run: %v, want ErrCursor", err)
 	}
 }
+
+// TestHaltSharedRow lets Apply panic after it has changed a row that another partition's events change too: what it changed must
+// not show when the row is stored the next time.
+func TestHaltSharedRow(t *testing.T) {
+	r := newRig(t, 2)
+	r.cfg.WaitMax = 10 * time.Second
+	v := customersView()
+	apply := v.Apply
+	v.Apply = func(row sumRow, e es.Envelope[change]) sumRow {
+		row = apply(row, e)
+		if e.Event.Kind == "poison" {
+			panic("after the damage")
+		}
+		return row
+	}
+	r.start(func(p *Projector) error { return Add(p, v, r.log.topic, r.dec) })
+	first := r.log.add(0, change{Kind: "placed", Order: "o-1", Customer: "c-1", Amount: 5})
+	if _, err := r.p.Get(t.Context(), "customers", "c-1", es.Positions{first}); err != nil {
+		t.Fatal(err)
+	}
+	bad := r.log.add(0, change{Kind: "poison", Order: "o-1", Customer: "c-1", Amount: 100})
+	if _, err := r.p.Get(t.Context(), "customers", "c-1", es.Positions{bad}); !errors.Is(err, ErrNotCaughtUp) {
+		t.Fatal(err)
+	}
+	other := r.log.add(1, change{Kind: "placed", Order: "o-2", Customer: "c-1", Amount: 7})
+	a, err := r.p.Get(t.Context(), "customers", "c-1", es.Positions{other})
+	if got, want := string(a.Row.JSON), `{"orders":2,"spent":{"USD":12}}`; err != nil || got != want {
+		t.Errorf("row %s, %v, want %s", got, err, want)
+	}
+}

@@ -38,10 +38,8 @@ type lane struct {
 
 // A handover is a batch for the committer.
 type handover struct {
-	batch  uint64
-	writes []*writes
-	shown  []*shown // by fold
-	snap   *snapshot
+	writes []*writes // by fold
+	shown  []*shown  // by fold
 }
 
 // chunkEvents is how many events are decoded and applied in one step: enough to be worth a goroutine, little enough to be held
@@ -394,7 +392,7 @@ func (l *lane) handOver(ctx context.Context) error {
 	for _, c := range l.cur {
 		events += c.events
 	}
-	h := &handover{batch: l.batch, writes: make([]*writes, len(l.folds)), shown: make([]*shown, len(l.folds))}
+	h := &handover{writes: make([]*writes, len(l.folds)), shown: make([]*shown, len(l.folds))}
 	collect := func(i int) bool {
 		h.writes[i] = &writes{}
 		return l.folds[i].collect(h.writes[i])

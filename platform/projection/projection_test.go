@@ -83,3 +83,20 @@ func TestFold(t *testing.T) {
 		}
 	}
 }
+
+// TestLittleMemory builds the views from empty with room for no row but those of the last batches, so that rows are read back all
+// the time.
+func TestLittleMemory(t *testing.T) {
+	r := newRig(t, 2)
+	r.cfg = Config{CacheBytes: 1, BatchEvents: 50, WaitMax: 20 * time.Second}
+	r.log.most = 25
+	history(rand.New(rand.NewPCG(5, 6)), r.log, 3000, 400)
+	r.start()
+	r.wait("orders", "customers", "sales")
+	if err := checkAll(t.Context(), r.p, r.log); err != nil {
+		t.Error(err)
+	}
+	if n := len(r.p.folds[0].(*view[orderRow, change]).rows); n > 200 {
+		t.Errorf("%d rows are in memory", n)
+	}
+}

@@ -53,6 +53,7 @@ func checkType(t reflect.Type, path string, seen map[reflect.Type]bool) error {
 				return err
 			}
 		}
+	default: // numbers, strings and booleans are what JSON is made for
 	}
 	return nil
 }

@@ -72,7 +72,7 @@ func Open(dir string, o Options) (db *DB, err error) {
 	}
 	defer func() {
 		if err != nil {
-			lock.release()
+			err = errors.Join(err, lock.release())
 		}
 	}()
 	sent := sentinel{path: dir + ".sentinel"}
