@@ -99,3 +99,14 @@ func TestLongsInRecords(t *testing.T) {
 		}
 	}
 }
+
+// TestBlockSizesInResolution has blocks whose stated size is right and wrong, in an array that has to be rewritten.
+func TestBlockSizesInResolution(t *testing.T) {
+	conv := resolve(mustParse(t, `{"type":"array","items":"double"}`).root, mustParse(t, `{"type":"array","items":"int"}`).root)
+	for size, ok := range map[int64]bool{0: false, 1: false, 2: true, 3: false} {
+		payload := append(append(long(-2), long(size)...), 2, 4, 0)
+		if _, _, err := conv.transcode(nil, payload, nil); (err == nil) != ok {
+			t.Errorf("two items in %d bytes: %v", size, err)
+		}
+	}
+}
