@@ -30,15 +30,18 @@ func (c *Cursor) admit(mark MarkKind, pid int64, epoch int16) bool {
 }
 
 // admitCompacted is admit for a compacted topic, where claims may have been compacted away together with what they superseded: a
-// record of an unknown owner stands for its lost claim. Only what is of an older epoch of the same producer id is nobody's any more.
+// record of an unknown producer id or a later epoch stands for its lost claim, because dropping it could drop an owner's. What came
+// before the first owner counts too, whoever wrote it: a topic may have had another keeper before. Nobody's are only records of an
+// older epoch of the same producer id, and those without one once there is an owner.
 func (c *Cursor) admitCompacted(mark MarkKind, pid int64, epoch int16) bool {
 	switch {
 	case mark == MarkClose:
 		return pid >= 0 && epoch == closedEpoch
-	case pid >= 0 && pid == c.ProducerID && epoch < c.Epoch:
+	case pid < 0 || epoch < 0:
+		return mark == 0 && c.ProducerID < 0
+	case pid == c.ProducerID && epoch < c.Epoch:
 		return false
-	case pid >= 0 && epoch >= 0:
-		c.ProducerID, c.Epoch = pid, epoch
 	}
+	c.ProducerID, c.Epoch = pid, epoch
 	return true
 }

@@ -36,6 +36,32 @@ func TestReaderRule(t *testing.T) {
 	}
 }
 
+func TestReaderRuleCompacted(t *testing.T) {
+	type step struct {
+		mark  MarkKind
+		pid   int64
+		epoch int16
+		want  bool
+	}
+	for _, c := range []struct {
+		name  string
+		steps []step
+	}{
+		{"what was there before the first owner counts", []step{{0, -1, -1, true}, {0, 5, 0, true}, {MarkClaim, 7, 0, true}, {0, 7, 0, true}}},
+		{"a plain producer beside an owner does not", []step{{MarkClaim, 7, 0, true}, {0, -1, -1, false}, {MarkClaim, -1, -1, false}, {0, 7, 0, true}}},
+		{"a lost claim is made up for", []step{{0, 7, 0, true}, {0, 7, 3, true}, {0, 8, 0, true}, {MarkClaim, 8, 1, true}, {0, 8, 1, true}}},
+		{"a deposed owner does not count", []step{{MarkClaim, 7, 3, true}, {0, 7, 2, false}, {MarkBarrier, 7, 2, false}, {0, 7, 3, true}}},
+		{"a closing batch changes nothing", []step{{0, 7, 3, true}, {MarkClose, 6, closedEpoch, true}, {MarkClose, 6, 3, false}, {0, 7, 3, true}}},
+	} {
+		cur := Topic{Name: "t"}.Start(0)
+		for i, s := range c.steps {
+			if got := cur.admitCompacted(s.mark, s.pid, s.epoch); got != s.want {
+				t.Errorf("%s: step %d: %v, want %v", c.name, i, got, s.want)
+			}
+		}
+	}
+}
+
 func FuzzReaderRule(f *testing.F) {
 	f.Add([]byte{1, 7, 0, 0, 7, 0, 1, 7, 1, 0, 7, 0})
 	f.Fuzz(func(t *testing.T, in []byte) {
