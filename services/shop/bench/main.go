@@ -82,7 +82,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags.IntVar(&p.port, "kafka-port", 29392, "port of the real Kafka; it takes the next one too")
 	flags.StringVar(&p.sample, "sample", "services/shop/testdata/orders-sample.csv", "the file to import")
 	flags.StringVar(&p.dir, "dir", "bin/bench", "directory for all data; what is in it is removed")
-	flags.StringVar(&p.profile, "profile", "", "write CPU profiles to this directory; the figures suffer a little")
+	flags.StringVar(&p.profile, "profile", "", "write CPU profiles to this directory, in one more run that does not count")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -164,6 +164,14 @@ func (p *plan) times(all, quick int) int {
 		return quick
 	}
 	return all
+}
+
+// rounds is the number of runs, and one more if it is profiled.
+func (p *plan) rounds() int {
+	if p.profile != "" {
+		return p.runs + 1
+	}
+	return p.runs
 }
 
 func (p *plan) note(format string, args ...any) { fmt.Fprintf(p.log, format+"\n", args...) }

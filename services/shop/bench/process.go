@@ -170,36 +170,49 @@ func (p *process) stop() error {
 
 // resident returns VmRSS, or another memory line of the process, in MB.
 func (p *process) resident(line string) (float64, error) {
-	kb, err := kilobytes("/proc/"+strconv.Itoa(p.cmd.Process.Pid)+"/status", line)
+	kb, err := kilobytes("/proc/"+strconv.Itoa(p.pid())+"/status", line)
 	return kb / 1024, err
 }
 
-// used returns the CPU time that the process has taken, in ticks of 10 ms.
-func (p *process) used() (int64, error) {
-	text, err := os.ReadFile("/proc/" + strconv.Itoa(p.cmd.Process.Pid) + "/stat")
-	if err != nil {
-		return 0, err
+func (p *process) pid() int { return p.cmd.Process.Pid }
+
+// cpu returns the CPU time that each of the processes has taken, in steps of 10 ms.
+func cpu(pids ...int) ([]time.Duration, error) {
+	all := make([]time.Duration, len(pids))
+	for i, pid := range pids {
+		text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+		if err != nil {
+			return nil, err
+		}
+		// The second field, the name, is in brackets and may hold anything.
+		f := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+		user, err1 := strconv.ParseInt(f[11], 10, 64)
+		system, err2 := strconv.ParseInt(f[12], 10, 64)
+		if err := errors.Join(err1, err2); err != nil {
+			return nil, err
+		}
+		all[i] = time.Duration(user+system) * 10 * time.Millisecond
 	}
-	// The second field, the name, is in brackets and may hold anything.
-	f := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
-	user, err1 := strconv.ParseInt(f[11], 10, 64)
-	system, err2 := strconv.ParseInt(f[12], 10, 64)
-	return user + system, errors.Join(err1, err2)
+	return all, nil
 }
 
 // settle waits until the processes rest: what one figure left to do must not be counted in the next.
 func settle(ctx context.Context, processes ...*process) error {
-	const pause, enough = 250 * time.Millisecond, 2 // ticks of CPU in a pause
-	last := int64(-1 << 40)
+	const pause, enough = 250 * time.Millisecond, 20 * time.Millisecond
+	pids := make([]int, len(processes))
+	for i, p := range processes {
+		pids[i] = p.pid()
+	}
+	last := -time.Hour
 	deadline := time.Now().Add(time.Minute)
 	for time.Now().Before(deadline) {
-		sum := int64(0)
-		for _, p := range processes {
-			n, err := p.used()
-			if err != nil {
-				return err
-			}
-			sum += n
+		all, err := cpu(pids...)
+		if err != nil {
+			return err
+		}
+		sum := time.Duration(0)
+		for _, t := range all {
+			sum += t
 		}
 		if sum-last <= enough {
 			return nil

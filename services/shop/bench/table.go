@@ -50,6 +50,7 @@ func atLeast(limit float64) func(float64) bool { return func(v float64) bool { r
 
 func seconds(v float64) string      { return fmt.Sprintf("%.2f s", v) }
 func milliseconds(v float64) string { return fmt.Sprintf("%.2f ms", v) }
+func microseconds(v float64) string { return fmt.Sprintf("%.1f µs", v) }
 func megabytes(v float64) string    { return fmt.Sprintf("%.0f MB", v) }
 func ratio(v float64) string        { return fmt.Sprintf("%.2f ×", v) }
 
