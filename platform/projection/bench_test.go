@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"runtime"
 	"strconv"
 	"testing"
@@ -300,7 +299,6 @@ func BenchmarkBuild(b *testing.B) {
 			b.StopTimer()
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
 			b.ReportMetric((cpuTime()-cpu).Seconds()*1e6/float64(b.N), "cpu-µs/event")
-			b.ReportMetric(float64(residentBytes())/(1<<20), "MiB-rss")
 			cancel()
 			if err := <-done; err != nil {
 				b.Fatal(err)
@@ -343,17 +341,4 @@ func BenchmarkVisible(b *testing.B) {
 	if err := <-done; err != nil {
 		b.Fatal(err)
 	}
-}
-
-// residentBytes reads the process's resident memory, 0 where there is no /proc.
-func residentBytes() int64 {
-	text, err := os.ReadFile("/proc/self/statm")
-	if err != nil {
-		return 0
-	}
-	var size, resident int64
-	if _, err := fmt.Sscan(string(text), &size, &resident); err != nil {
-		return 0
-	}
-	return resident * int64(os.Getpagesize())
 }

@@ -32,8 +32,8 @@ type lane struct {
 	done   chan error // from the committer: the batch in flight is committed and shown
 	work   chan *handover
 	flying bool
-	most   int // how many events a batch takes
-	last   int // how many writes the last chunk made
+	most   int  // how many events a batch takes
+	grown  size // by how much the last chunk made the batch grow
 }
 
 // A handover is a batch for the committer.
@@ -284,18 +284,25 @@ func (l *lane) full() bool {
 	for _, c := range l.cur {
 		events += c.events
 	}
-	writes, bytes := l.estimate()
-	mostWrites, mostBytes := l.db.Room()
-	return events >= l.most || writes+2*l.last > mostWrites || bytes > mostBytes*2/3
+	now := l.estimate()
+	writes, bytes := l.db.Room()
+	// The next chunk makes it grow as the last one did, or a little more.
+	return events >= l.most || now.writes+l.grown.writes*5/4 > writes || now.bytes+l.grown.bytes*5/4 > bytes*15/16
 }
 
-func (l *lane) estimate() (writes int, bytes int64) {
+// A size is about what a batch will be in the store.
+type size struct {
+	writes int
+	bytes  int64
+}
+
+func (l *lane) estimate() (sum size) {
 	for _, f := range l.folds {
-		w, b := f.estimate()
-		writes += w
-		bytes += b
+		s := f.estimate()
+		sum.writes += s.writes
+		sum.bytes += s.bytes
 	}
-	return writes, bytes
+	return sum
 }
 
 // land waits until no batch is in flight.
@@ -329,7 +336,7 @@ func (l *lane) each(events int, f func(i int) error) error {
 }
 
 func (l *lane) apply(c *chunk) error {
-	before, _ := l.estimate()
+	before := l.estimate()
 	l.cur = append(l.cur, c)
 	broken := make([]bool, len(l.folds))
 	err := l.each(c.events, func(i int) error {
@@ -340,8 +347,8 @@ func (l *lane) apply(c *chunk) error {
 	if err != nil {
 		return err
 	}
-	after, _ := l.estimate()
-	l.last = max(after-before, 0)
+	after := l.estimate()
+	l.grown = size{max(after.writes-before.writes, 0), max(after.bytes-before.bytes, 0)}
 	return l.mend(broken)
 }
 

@@ -34,8 +34,8 @@ type fold interface {
 	// seal makes what was collected the state to which rollback returns, and starts the next batch. Rows of batches up to
 	// visible are in the snapshots that the view will be given, and may leave memory.
 	seal(next, visible uint64)
-	// estimate returns about how many writes and bytes a collect would yield now.
-	estimate() (writes int, bytes int64)
+	// estimate returns about what a collect would yield now.
+	estimate() size
 }
 
 // A writes collects what a batch writes to the store.
@@ -82,7 +82,7 @@ type view[R, E any] struct {
 	filter  filter
 	budget  int64 // bytes of rows in memory, about
 	held    int64
-	average int64 // size of a stored row, about
+	average int64 // what a changed row takes of a batch, with its index entries, in bytes
 
 	key     []byte // scratch
 	value   []byte
@@ -105,7 +105,7 @@ type entry[R any] struct {
 }
 
 func newView[R, E any](def es.View[R, E], topic eventlog.Topic) *view[R, E] {
-	v := &view[R, E]{def: def, rows: map[string]*entry[R]{}, batch: 1, average: 256}
+	v := &view[R, E]{def: def, rows: map[string]*entry[R]{}, batch: 1, average: 512}
 	v.name, v.version, v.topic = def.Name, def.Version, topic
 	v.indexNames = slices.Sorted(maps.Keys(def.Indexes))
 	for _, name := range v.indexNames {
@@ -275,35 +275,19 @@ func (v *view[R, E]) collect(w *writes) (ok bool) {
 			ok = false
 		}
 	}()
-	total := int64(0)
+	before := w.bytes
 	for _, e := range v.dirty {
 		if err := v.encode(e); err != nil {
 			return false
 		}
-		total += int64(len(v.value))
 		v.key = store.AppendString(append(v.key[:0], v.rowPrefix...), e.key)
 		w.set(v.key, v.value)
-		if e.stored == nil {
-			e.stored = make([]string, len(v.values))
-		}
-		for i, value := range v.values {
-			old := e.stored[i]
-			if old == value {
-				continue
-			}
-			if old != "" {
-				v.key = appendIndexKey(v.key[:0], v.indexPrefix, v.indexNames[i], old, e.key)
-				w.remove(v.key)
-			}
-			if value != "" {
-				v.key = appendIndexKey(v.key[:0], v.indexPrefix, v.indexNames[i], value, e.key)
-				w.set(v.key, nil)
-			}
-			e.stored[i] = strings.Clone(value)
+		if e.stored == nil || !slices.Equal(e.stored, v.values) {
+			v.index(w, e)
 		}
 	}
 	if n := int64(len(v.dirty)); n > 0 {
-		v.average = (v.average + total/n) / 2
+		v.average = (w.bytes - before + n - 1) / n
 	}
 	for n, c := range v.cursors {
 		if c == v.handed[n] {
@@ -317,6 +301,35 @@ func (v *view[R, E]) collect(w *writes) (ok bool) {
 		w.set(cursorKey(v.name, v.version, c.TopicPartition), form)
 	}
 	return true
+}
+
+// index changes a row's index entries to v.values.
+func (v *view[R, E]) index(w *writes, e *entry[R]) {
+	for i, value := range v.values {
+		old := ""
+		if e.stored != nil {
+			old = e.stored[i]
+		}
+		if old == value {
+			continue
+		}
+		if old != "" {
+			v.key = appendIndexKey(v.key[:0], v.indexPrefix, v.indexNames[i], old, e.key)
+			w.remove(v.key)
+		}
+		if value != "" {
+			v.key = appendIndexKey(v.key[:0], v.indexPrefix, v.indexNames[i], value, e.key)
+			w.set(v.key, nil)
+		}
+	}
+	if e.stored == nil {
+		e.stored = make([]string, len(v.values))
+	}
+	// The values are cut from one string: it keeps no memory of the event's, and costs one allocation.
+	all := strings.Join(v.values, "")
+	for i, value := range v.values {
+		e.stored[i], all = all[:len(value)], all[len(value):]
+	}
 }
 
 func (v *view[R, E]) seal(next, visible uint64) {
@@ -340,11 +353,9 @@ func (v *view[R, E]) rollback() {
 	copy(v.times, v.handedTimes)
 }
 
-func (v *view[R, E]) estimate() (int, int64) {
+func (v *view[R, E]) estimate() size {
 	n := len(v.dirty)
-	each := 1 + len(v.indexes)
-	bytes := v.average + 64 + int64(len(v.indexes))*80
-	return n*each + len(v.cursors), int64(n)*bytes + int64(len(v.cursors))*160
+	return size{writes: n*(1+len(v.indexes)) + len(v.cursors), bytes: int64(n)*v.average + int64(len(v.cursors))*160}
 }
 
 // evict drops rows that the store has, until those in memory fit the budget, first those that were not used of late.

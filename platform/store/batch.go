@@ -18,6 +18,7 @@ type Batch struct {
 	db   *DB
 	txn  *badger.Txn
 	mem  []byte // the memory that keys and values are carved from: one allocation for many entries
+	free []badger.Entry
 	n    int
 	done bool
 }
@@ -50,7 +51,9 @@ func (b *Batch) Set(key, value []byte) error {
 	mem = append(mem, key...)
 	k := mem[:len(mem):len(mem)]
 	mem = appendValue(mem, key, value)
-	if err := b.put(b.txn.Set(k, mem[len(k):len(mem):len(mem)])); err != nil {
+	e := b.entry()
+	e.Key, e.Value = k, mem[len(k):len(mem):len(mem)]
+	if err := b.put(b.txn.SetEntry(e)); err != nil {
 		return err
 	}
 	b.mem = mem
@@ -100,7 +103,7 @@ func (b *Batch) Commit() error {
 	if err := b.txn.Commit(); err != nil {
 		return b.db.fail(err)
 	}
-	b.txn, b.mem = nil, nil
+	b.txn, b.mem, b.free = nil, nil, nil
 	return nil
 }
 
@@ -109,7 +112,7 @@ func (b *Batch) Discard() {
 	if b.txn != nil {
 		b.txn.Discard()
 	}
-	b.txn, b.mem, b.done = nil, nil, true
+	b.txn, b.mem, b.free, b.done = nil, nil, nil, true
 }
 
 func (b *Batch) begin() error {
@@ -125,6 +128,16 @@ func (b *Batch) begin() error {
 	defer b.db.leave()
 	b.txn = b.db.bdb.NewTransaction(true)
 	return nil
+}
+
+// entry returns an empty entry of many that are allocated at once.
+func (b *Batch) entry() *badger.Entry {
+	if len(b.free) == 0 {
+		b.free = make([]badger.Entry, min(max(4, b.n), 256))
+	}
+	e := &b.free[0]
+	b.free = b.free[1:]
+	return e
 }
 
 func (b *Batch) room(n int) []byte {

@@ -67,7 +67,7 @@ func (s *freeSpace) check() error {
 	if err := syscall.Statfs(s.dir, &st); err != nil {
 		return nil // The commit itself will say what is wrong with this file system.
 	}
-	if free := int64(st.Bavail) * int64(st.Bsize); free < s.least {
+	if free := int64(st.Bavail) * int64(st.Bsize); free < s.least { //nolint:unconvert // their types differ between systems
 		return ErrDiskFull.Because("%s has %d MiB left, %d are needed", s.dir, free>>20, s.least>>20).
 			WithFix("make room on the disk: it goes on by itself").After(5 * time.Second)
 	}
