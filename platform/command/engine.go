@@ -29,7 +29,7 @@ type Config struct {
 
 	Queue        int           // commands that wait for one partition before more are refused; default 4096
 	BatchRecords int           // events in one write; default 4096
-	BatchBytes   int           // bytes of one write; default 900 KiB, below Kafka's default max.message.bytes
+	BatchBytes   int           // bytes of one write; default 900 KiB; never more than the topic takes
 	Streams      int           // streams kept in memory, over all partitions; default 131072
 	AckTimeout   time.Duration // a write outstanding for longer stops admission; default 3 s
 }
@@ -69,6 +69,9 @@ type Engine[S, C, E any] struct {
 // New returns an Engine that owns every partition of the topic once Run has claimed them.
 func New[S, C, E any](cfg Config, d es.Decider[S, C, E], codec *contract.Codec[E]) *Engine[S, C, E] {
 	cfg.setDefaults()
+	if most := cfg.Topic.MaxBytes; most > 0 {
+		cfg.BatchBytes = min(cfg.BatchBytes, most)
+	}
 	e := &Engine[S, C, E]{
 		cfg:     cfg,
 		decider: d,

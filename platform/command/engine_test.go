@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/millrace/millrace/platform/es"
 	"github.com/millrace/millrace/platform/eventlog"
@@ -230,6 +232,56 @@ func TestDeposed(t *testing.T) {
 			t.Errorf("rebuilt a-%d: balance %d at %d, want %d", i, b, v, commands)
 		}
 	}
+}
+
+// TestForeignWriter: somebody else's producer writes a perfect event into the partition.
+//
+// G4: A record that an owner did not write is dropped by our readers and reported, and never changes a state or a row.
+func TestForeignWriter(t *testing.T) {
+	r := newRig(t, func(r *rig) { r.cfg.Topic.Partitions = 1 })
+	r.mustSend("a-1", "k-1", credit{Amount: 1})
+	client, err := kgo.NewClient(kgo.SeedBrokers(r.addr), kgo.ConsumeTopics(r.topic.Name), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.DisableIdempotentWrite())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	var forged *kgo.Record
+	for forged == nil {
+		fetches := client.PollFetches(t.Context())
+		fetches.EachRecord(func(rec *kgo.Record) {
+			if string(rec.Key) == "a-1" {
+				forged = &kgo.Record{Topic: rec.Topic, Partition: rec.Partition, Key: rec.Key, Value: rec.Value, Headers: slices.Clone(rec.Headers)}
+			}
+		})
+	}
+	for i, h := range forged.Headers {
+		switch h.Key {
+		case "ce_streamversion":
+			forged.Headers[i].Value = []byte("2")
+		case "ce_commandid":
+			forged.Headers[i].Value = []byte("k-forged")
+		}
+	}
+	for range 3 {
+		again := *forged
+		if err := client.ProduceSync(t.Context(), &again).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+		// The owner finds its write somewhere else than expected, claims anew, and finds out what became of it.
+		r.mustSend("a-1", fmt.Sprintf("k-%d", again.Offset), credit{Amount: 1})
+	}
+	check := func(when string) {
+		t.Helper()
+		if b, v := r.balance("a-1"); b != 4 || v != 4 {
+			t.Errorf("%s: balance %d at %d, want 4 at 4", when, b, v)
+		}
+		if _, err := r.engine.Lookup(t.Context(), "a-1", "k-forged"); !errors.Is(err, ErrUnknownCommand) {
+			t.Errorf("%s: the forged command is known: %v", when, err)
+		}
+	}
+	check("at once")
+	r.restart(true)
+	check("rebuilt from the log")
 }
 
 func TestPanickingDecider(t *testing.T) {

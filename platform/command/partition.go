@@ -141,10 +141,9 @@ func (p *partition[S, C, E]) run(ctx context.Context) error {
 	}
 }
 
-// transient reports whether a new claim may mend err: brokers and other claimants come and go, a store that does not fit stays.
+// transient reports whether a new claim may mend err: brokers, claimants and foreign writers come and go, a store that does not fit stays.
 func (p *partition[S, C, E]) transient(err error) bool {
-	return errors.Is(err, eventlog.ErrFenced) || errors.Is(err, eventlog.ErrOutcome) || fault.KindOf(err).Retryable() ||
-		errors.Is(err, context.DeadlineExceeded)
+	return fault.KindOf(err).Retryable() || errors.Is(err, eventlog.ErrForeign) || errors.Is(err, context.DeadlineExceeded)
 }
 
 // takeOver makes this process the owner and brings the store up to the claim.
