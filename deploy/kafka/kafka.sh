@@ -214,6 +214,7 @@ case $command in
   clean)
     stop
     rm -rf "$dir"/broker-[123] "$dir/cluster.id" "$dir/brokers"
+    rmdir "$dir" 2>/dev/null || true # not if there is more in it
     ;;
   run)
     trap 'stop; exit 0' INT TERM

@@ -114,12 +114,17 @@ func benchIdempotent(b *testing.B, s site, partitions int32, callers int) {
 	}
 	defer c.Close()
 	topic := topicOf(b, c, partitions)
-	k, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(s.addr, ",")...), kgo.ProducerLinger(0), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchCompression(kgo.NoCompression()))
+	k, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(s.addr, ",")...), kgo.ProducerLinger(0), kgo.MetadataMinAge(100*time.Millisecond), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchCompression(kgo.NoCompression()))
 	if err != nil {
 		b.Fatal(err)
 	}
 	defer k.Close()
 	ctx := context.WithoutCancel(b.Context())
+	for p := range partitions { // its first records wait for metadata; the claims of the other side have done so, too
+		if err := k.ProduceSync(ctx, &kgo.Record{Topic: topic.Name, Partition: p}).FirstErr(); err != nil {
+			b.Fatal(err)
+		}
+	}
 	measure(b, callers, func() func(n int) error {
 		done := make(chan error, 1)
 		key, value := make([]byte, 12), make([]byte, 300)
