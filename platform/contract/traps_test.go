@@ -430,6 +430,8 @@ func TestTrapPIdentity(t *testing.T) {
 }
 
 // TestBombs feeds hostile payloads: each is refused, without taking memory. That none hangs is the outcome of the test itself.
+//
+// G13: No bytes make the codec panic, hang, or take memory out of proportion: what is not exactly one event is an error.
 func TestBombs(t *testing.T) {
 	c := trap(t, guards{})
 	emptyBlocks := bytes.Repeat(long(50_000), 20) // a million records without bytes in 60 bytes

@@ -145,6 +145,9 @@ func zombie(t *testing.T, c *Client, topic Topic, pid int64, epoch int16, sequen
 	}
 }
 
+// G1: Only the latest claimant of a partition can append to it: the brokers refuse every batch of an earlier owner once the new claim is in
+// the log.
+// G3: An owner that was deposed, or that cannot know what became of a write, never appends again under its claim.
 func testDeposed(t *testing.T, s site) {
 	c1, c2 := s.open(t), s.open(t)
 	topic := topicOf(t, c1, 1)
@@ -260,6 +263,7 @@ func testWrap(t *testing.T, s site) {
 	}
 }
 
+// G2: A batch is in the log once or not at all, also when its answer was lost and it was sent again.
 func testLostReply(t *testing.T, s site) {
 	var w wire
 	var resent int
@@ -312,6 +316,7 @@ func testLostRequest(t *testing.T, s site) {
 	}
 }
 
+// G3: An owner that was deposed, or that cannot know what became of a write, never appends again under its claim.
 func testOpenOutcome(t *testing.T, s site) {
 	for _, delivered := range []bool{true, false} {
 		t.Run(fmt.Sprintf("delivered=%v", delivered), func(t *testing.T) {
@@ -377,6 +382,7 @@ func testHeld(t *testing.T, s site) {
 	}
 }
 
+// G4: A record that an owner did not write is dropped by our readers and reported, and never changes a state or a row.
 func testForeign(t *testing.T, s site) {
 	var rogue []es.Position
 	c := s.open(t, func(cfg *Config) { cfg.OnRogue = func(at es.Position, _ int64, _ int16) { rogue = append(rogue, at) } })

@@ -29,6 +29,10 @@ var (
 // are lost, delayed and delivered late, and leaders move; deposed owners go on writing. A checker then reads the log.
 //
 // Each event holds the count of the events before it, as its writer knew it: a write on a state that was not the latest would show.
+//
+// G1: Only the latest claimant of a partition can append to it: the brokers refuse every batch of an earlier owner once the new claim is in
+// the log.
+// G2: A batch is in the log once or not at all, also when its answer was lost and it was sent again.
 func TestRandomHistory(t *testing.T) {
 	t.Run("embedded", func(t *testing.T) {
 		runHistory(t, fakeSite(t, kfake.NumBrokers(3), kfake.BrokerConfigs(map[string]string{"default.replication.factor": "3"})))

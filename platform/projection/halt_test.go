@@ -30,6 +30,8 @@ func status(t *testing.T, p *Projector, view string, partition int) PartitionSta
 
 // TestHalt puts an event that the orders view cannot handle between others: the view stops before it in that partition, with the
 // row as it was, and nothing else stops.
+//
+// G16: A view that cannot handle an event stops there and says so; it never skips one.
 func TestHalt(t *testing.T) {
 	for _, tc := range []struct {
 		kind, reason string
@@ -215,6 +217,8 @@ func TestStoreFails(t *testing.T) {
 }
 
 // TestDamagedRow flips a stored row: it is neither served nor built upon.
+//
+// G17: A damaged row is never served.
 func TestDamagedRow(t *testing.T) {
 	r := newRig(t, 1)
 	r.start()

@@ -58,6 +58,8 @@ func TestGetAndList(t *testing.T) {
 
 // TestFold compares the stored rows with a plain fold of the log, in pieces of random size, over restarts, with little memory for
 // rows.
+//
+// G14: A row is the fold of exactly the events before the view's position, each once and in the order of its partition.
 func TestFold(t *testing.T) {
 	rnd := seed(t)
 	for round := range 3 {

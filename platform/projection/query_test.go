@@ -75,6 +75,8 @@ func TestListRanges(t *testing.T) {
 
 // TestPaging goes through pages while rows come, change their index value and new ones are added: what is there all the time
 // comes exactly once, in order.
+//
+// G18: A page's cursor goes on exactly where the page ended, whatever was written in between, and works for no other query.
 func TestPaging(t *testing.T) {
 	r := newRig(t, 1)
 	r.start()
@@ -111,6 +113,7 @@ func TestPaging(t *testing.T) {
 	}
 }
 
+// G18: A page's cursor goes on exactly where the page ended, whatever was written in between, and works for no other query.
 func TestCursors(t *testing.T) {
 	r := newRig(t, 1)
 	r.start()
@@ -167,6 +170,8 @@ func TestCursors(t *testing.T) {
 }
 
 // TestWait is about positions that are not there yet, or cannot be. The bubble's clock makes it exact.
+//
+// G15: A query with Millrace-At-Least answers from a state that holds that position, or says not_caught_up.
 func TestWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, 2)

@@ -223,6 +223,9 @@ func killLog(seed uint64, events int) *memLog {
 
 // TestKill kills a projecting process at random moments with SIGKILL, and compares what is stored with the fold of the log up to
 // the stored positions, byte by byte, each time.
+//
+// G14: A row is the fold of exactly the events before the view's position, each once and in the order of its partition.
+// G11: Everything kept beside the log can be lost: the stream store is rebuilt from the log with the same receipts, states and versions.
 func TestKill(t *testing.T) {
 	if arg := os.Getenv(killEnv); arg != "" {
 		killChild(t, arg)
