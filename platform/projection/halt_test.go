@@ -99,6 +99,15 @@ func TestHalt(t *testing.T) {
 				if tc.all != errors.Is(err, ErrNotCaughtUp) || !tc.all && err != nil {
 					t.Errorf("customers through %s: %v, want halted: %v", later, err, tc.all)
 				}
+				// All views have halted at the one position or are through with both partitions, so:
+				for _, view := range []string{"customers", "sales"} {
+					if _, err := r.p.List(t.Context(), view, Query{}, es.Positions{before, other}); err != nil {
+						t.Fatal(err)
+					}
+					if _, err := r.p.List(t.Context(), view, Query{}, es.Positions{later}); err != nil && !tc.all {
+						t.Fatal(err)
+					}
+				}
 				if !r.p.CaughtUp() {
 					t.Error("a halted partition must not keep the service from being ready")
 				}

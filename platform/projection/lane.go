@@ -536,7 +536,7 @@ func (l *lane) commit(ctx context.Context, h *handover) error {
 	for pt, next := range least {
 		pt.forget(next)
 	}
-	l.p.noteCaughtUp()
+	l.p.CaughtUp() // remembers it
 	return nil
 }
 

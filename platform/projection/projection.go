@@ -277,7 +277,7 @@ func (p *Projector) Run(ctx context.Context) error {
 	for _, l := range lanes {
 		l.aim(targets)
 	}
-	p.noteCaughtUp()
+	p.CaughtUp()
 	for i, l := range lanes {
 		wg.Go(func() {
 			if errs[i] = l.run(ctx); errs[i] != nil {

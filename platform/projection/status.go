@@ -64,19 +64,18 @@ func (p *Projector) Status() []ViewStatus {
 
 // CaughtUp reports whether all views have reached, once, what was the end of the log when Run began, for readiness. A partition
 // that has halted does not count: it goes on serving what it has.
-func (p *Projector) CaughtUp() bool { return p.caughtUp.Load() }
-
-func (p *Projector) noteCaughtUp() {
+func (p *Projector) CaughtUp() bool {
 	if p.caughtUp.Load() {
-		return
+		return true
 	}
 	for _, f := range p.folds {
 		v := f.state()
 		if !v.caughtUp(v.shown.Load()) {
-			return
+			return false
 		}
 	}
 	p.caughtUp.Store(true)
+	return true
 }
 
 func (v *viewState) caughtUp(s *shown) bool {
