@@ -61,7 +61,7 @@ var decider = es.Decider[account, cmd, event]{
 			if c.Amount > s.Balance {
 				return nil, errOverdrawn.Because("%d of %d", c.Amount, s.Balance)
 			}
-			return []event{debited{c.Amount}}, nil
+			return []event{debited(c)}, nil
 		case bug:
 			panic("the decider has a bug")
 		}

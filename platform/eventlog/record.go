@@ -20,16 +20,6 @@ type Record struct {
 	Owner      Identity // of a mark: who wrote it
 }
 
-// header returns the value of the first header of that name.
-func (r *Record) header(name string) ([]byte, bool) {
-	for i := range r.Headers {
-		if r.Headers[i].Key == name {
-			return r.Headers[i].Value, true
-		}
-	}
-	return nil, false
-}
-
 // recordOf converts what kgo read.
 func recordOf(k *kgo.Record) Record {
 	r := Record{Key: k.Key, Value: k.Value, Headers: k.Headers, Time: k.Timestamp, ProducerID: k.ProducerID, Epoch: k.ProducerEpoch,

@@ -154,7 +154,7 @@ func (s *Source) check(ctx context.Context) error {
 	if len(epochs) == 0 {
 		return nil
 	}
-	answers, err := s.client.admin.OffetForLeaderEpoch(ctx, epochs)
+	answers, err := s.client.admin.OffsetForLeaderEpoch(ctx, epochs)
 	if err != nil {
 		return ErrRead.Because("the leader epochs cannot be looked up").Wrap(err)
 	}

@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -99,7 +100,7 @@ func (a App) run(ctx context.Context, c Config, roles []Role, dev bool, stdout, 
 		if err != nil {
 			return ErrConfig.Because("ephemeral").Wrap(err)
 		}
-		defer os.RemoveAll(dir)
+		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 		c.DataDir = dir
 	}
 	step := func(what string) { logger.Debug("started", "what", what, "after", time.Since(began)) }
