@@ -20,6 +20,8 @@ type deployment struct {
 	lines    map[string][]string // arguments by role; "contracts" is the registration
 	dirs     map[string]string   // data directory by role
 	registry string              // URL
+
+	addresses []string // all that the README gives out, in order
 }
 
 // readDeployment reads the commands from the README, so that it stays true.
@@ -56,6 +58,7 @@ func readDeployment(t *testing.T, kafka string) *deployment {
 	if once := slices.Compact(slices.Clone(ports)); len(once) != len(ports) || len(once) != 8 {
 		t.Fatalf("the README's addresses collide: %q", ports)
 	}
+	d.addresses = ports
 	return d
 }
 
