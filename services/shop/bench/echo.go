@@ -30,8 +30,8 @@ type place struct {
 	} `json:"lines"`
 }
 
-// serveEcho is the yardstick of the HTTP figure: Echo, the body decoded, a receipt answered, and nothing else done.
-func serveEcho(ctx context.Context, addr string, stdout io.Writer) error {
+// newEcho returns the yardstick of the HTTP figure: Echo, the body decoded, a receipt answered, and nothing else done.
+func newEcho() *echo.Echo {
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
 	e.POST("/v1/orders/:id/place", func(c echo.Context) error {
@@ -39,13 +39,19 @@ func serveEcho(ctx context.Context, addr string, stdout io.Writer) error {
 		if err := json.NewDecoder(c.Request().Body).Decode(&p); err != nil {
 			return echo.NewHTTPError(http.StatusBadRequest)
 		}
-		id := c.Param("id")
 		return c.JSON(http.StatusOK, command.Receipt{
-			ID: es.StreamID(id), Version: 1,
+			ID: es.StreamID(c.Param("id")), Version: 1,
 			Events:   []command.EventRef{{Type: "shop.orders.v1.OrderPlaced", ID: "00000000-0000-5000-8000-000000000000", Version: 1}},
 			Position: es.Position{TopicPartition: es.TopicPartition{Topic: ordersv1.Topic}, Offset: 1},
 		})
 	})
+	e.Server.Handler = e
+	return e
+}
+
+// serveEcho serves it until ctx ends.
+func serveEcho(ctx context.Context, addr string, stdout io.Writer) error {
+	e := newEcho()
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		return err

@@ -50,7 +50,11 @@ func (p *plan) httpOn(ctx context.Context, kafka string) (rows []row, err error)
 		p50     []float64
 		work    []float64
 	}{{name: "echo", process: bare}, {name: "dev", process: dev}, {name: "serve", process: serve}}
-	var client []float64
+	broker, err := p.brokerPID()
+	if err != nil {
+		return nil, err
+	}
+	var client, kafkas []float64
 	const connections = 64
 	length := time.Duration(p.times(5000, 1000)) * time.Millisecond
 	for run := range p.rounds() {
@@ -67,9 +71,9 @@ func (p *plan) httpOn(ctx context.Context, kafka string) (rows []row, err error)
 			if run == p.runs && s.process != bare {
 				profiled = p.profiled(ctx, s.process, "http-"+s.name, length)
 			}
-			before, err1 := cpu(s.process.pid(), os.Getpid())
+			before, err1 := cpu(s.process.pid(), os.Getpid(), broker)
 			l, err2 := orders(ctx, s.process.addr("http"), prefix, connections, 0, length)
-			after, err3 := cpu(s.process.pid(), os.Getpid())
+			after, err3 := cpu(s.process.pid(), os.Getpid(), broker)
 			if err := errors.Join(err1, err2, err3, profiled()); err != nil {
 				return nil, err
 			}
@@ -78,6 +82,9 @@ func (p *plan) httpOn(ctx context.Context, kafka string) (rows []row, err error)
 			}
 			s.work = append(s.work, (after[0]-before[0]).Seconds()*1e6/float64(l.requests))
 			client = append(client, (after[1]-before[1]).Seconds()*1e6/float64(l.requests))
+			if s.process == serve {
+				kafkas = append(kafkas, (after[2]-before[2]).Seconds()*1e6/float64(l.requests))
+			}
 			s.rates = append(s.rates, l.rate())
 			s.p50 = append(s.p50, percentile(l.sorted, 0.5))
 		}
@@ -94,6 +101,7 @@ func (p *plan) httpOn(ctx context.Context, kafka string) (rows []row, err error)
 		{what: "– `shop serve orders`, real Kafka", show: perSecond("commands"), values: serve1.rates},
 		{what: "– `shop serve orders`, p50", show: milliseconds, values: serve1.p50},
 		{what: "– `shop serve orders`, its CPU time for each command", show: microseconds, values: serve1.work},
+		{what: "– the broker's, beside it", show: microseconds, values: kafkas},
 		{what: "– `shop serve orders` / Echo", reach: "≥ 0.25 ×", reached: atLeast(0.25), show: ratio, values: quotients(serve1.rates, echo.rates)},
 	}, nil
 }

@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 )
 
 // onKafka starts a fresh Apache Kafka, calls f with its address, and stops it and removes its data again, whatever happened.
@@ -27,4 +29,13 @@ func (p *plan) onKafka(ctx context.Context, f func(addr string) error) (err erro
 		return err
 	}
 	return f("127.0.0.1:" + strconv.Itoa(p.port))
+}
+
+// brokerPID returns the process id of the broker that onKafka started.
+func (p *plan) brokerPID() (int, error) {
+	text, err := os.ReadFile(filepath.Join(p.dir, "kafka", "broker-1", "pid"))
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(string(text)))
 }
