@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -325,5 +326,30 @@ func TestHaltSharedRow(t *testing.T) {
 	a, err := r.p.Get(t.Context(), "customers", "c-1", es.Positions{other})
 	if got, want := string(a.Row.JSON), `{"orders":2,"spent":{"USD":12}}`; err != nil || got != want {
 		t.Errorf("row %s, %v, want %s", got, err, want)
+	}
+}
+
+// TestDiskFull pauses while there is no room, and a batch that could not be committed before the end is a failure to those after it.
+func TestDiskFull(t *testing.T) {
+	db, err := store.Open(t.TempDir()+"/db", store.Options{MinFree: 1 << 62})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	p := &Projector{cfg: Config{Store: db, Logger: slog.New(slog.DiscardHandler)}}
+	l := newLane(p)
+	ctx, cancel := context.WithCancel(t.Context())
+	w := &writes{}
+	w.set([]byte("key"), []byte("value"))
+	done := make(chan error, 1)
+	go func() { done <- l.commit(ctx, &handover{writes: []*writes{w}}) }()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !l.paused.Load() {
+		<-tick.C
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("commit: %v, want context.Canceled: what comes after it must not be committed", err)
 	}
 }

@@ -510,8 +510,9 @@ func (l *lane) commit(ctx context.Context, h *handover) error {
 			return fmt.Errorf("projection: %w", err)
 		}
 		l.pause("the disk is full", err)
-		if sleep(ctx, max(fault.From(err).RetryAfter, time.Second)) != nil {
-			return nil
+		if err := sleep(ctx, max(fault.From(err).RetryAfter, time.Second)); err != nil {
+			// Not nil: the next batch must not be committed without this one.
+			return err
 		}
 	}
 	l.resume()
