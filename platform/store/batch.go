@@ -1,8 +1,6 @@
 package store
 
 import (
-	"errors"
-
 	badger "github.com/dgraph-io/badger/v4"
 )
 
@@ -15,12 +13,17 @@ const (
 // A Batch collects writes that become visible and durable together or not at all. It is for one goroutine at a time. Later
 // writes of a key replace earlier ones. Each batch ends with Commit or Discard.
 type Batch struct {
-	db   *DB
-	txn  *badger.Txn
-	mem  []byte // the memory that keys and values are carved from: one allocation for many entries
-	free []badger.Entry
-	n    int
-	done bool
+	db    *DB
+	ops   []op
+	mem   []byte // the memory that keys and values are carved from: one allocation for many writes
+	bytes int64  // as EntryCost counts them
+	done  bool
+}
+
+// An op is one write; a nil value is a removal.
+type op struct {
+	key, value []byte
+	number     int // its place in the batch
 }
 
 // arenaChunk is how much memory a batch takes at a time.
@@ -31,7 +34,7 @@ func (db *DB) NewBatch() *Batch { return &Batch{db: db} }
 
 // Room returns what an empty batch has room for: writes, and bytes as EntryCost counts them.
 func (db *DB) Room() (writes int, bytes int64) {
-	return int(db.bdb.MaxBatchCount()) - 2, db.bdb.MaxBatchSize() - 64
+	return int(db.bdb.MaxBatchCount()) - 4, db.bdb.MaxBatchSize() - 256
 }
 
 // EntryCost returns the bytes of room that a write of a key and a value of these lengths takes.
@@ -43,7 +46,7 @@ func (b *Batch) Set(key, value []byte) error {
 	if len(key) == 0 || len(key) > MaxKey || len(value) > MaxValue {
 		return ErrEntry.Because("key %s has %d bytes (1 to %d are allowed), its value has %d (at most %d)", printable(key), len(key), MaxKey, len(value), MaxValue)
 	}
-	if err := b.begin(); err != nil {
+	if err := b.admit(EntryCost(len(key), len(value))); err != nil {
 		return err
 	}
 	mem := b.room(1 + len(key) + valueHeader + len(value))
@@ -51,12 +54,8 @@ func (b *Batch) Set(key, value []byte) error {
 	mem = append(mem, key...)
 	k := mem[:len(mem):len(mem)]
 	mem = appendValue(mem, key, value)
-	e := b.entry()
-	e.Key, e.Value = k, mem[len(k):len(mem):len(mem)]
-	if err := b.put(b.txn.SetEntry(e)); err != nil {
-		return err
-	}
-	b.mem = mem
+	b.ops = append(b.ops, op{k, mem[len(k):len(mem):len(mem)], len(b.ops)})
+	b.mem = mem[len(mem):]
 	return nil
 }
 
@@ -65,21 +64,41 @@ func (b *Batch) Delete(key []byte) error {
 	if len(key) == 0 || len(key) > MaxKey {
 		return ErrEntry.Because("the key %s has %d bytes, 1 to %d are allowed", printable(key), len(key), MaxKey)
 	}
-	if err := b.begin(); err != nil {
+	if err := b.admit(EntryCost(len(key), 0)); err != nil {
 		return err
 	}
 	mem := b.room(1 + len(key))
 	mem = append(mem, dataSpace)
 	mem = append(mem, key...)
-	if err := b.put(b.txn.Delete(mem[:len(mem):len(mem)])); err != nil {
-		return err
-	}
-	b.mem = mem
+	b.ops = append(b.ops, op{key: mem[:len(mem):len(mem)], number: len(b.ops)})
+	b.mem = mem[len(mem):]
 	return nil
 }
 
 // Len returns the number of writes added so far, those that replaced others included.
-func (b *Batch) Len() int { return b.n }
+func (b *Batch) Len() int { return len(b.ops) }
+
+func (b *Batch) admit(cost int64) error {
+	if b.done {
+		return ErrClosed.Because("the batch was committed or discarded before")
+	}
+	if err := b.db.enter(); err != nil {
+		return err
+	}
+	b.db.leave()
+	if len(b.ops) >= b.db.roomWrites || b.bytes+cost > b.db.roomBytes {
+		return ErrBatchFull.Because("it holds %d writes and %d bytes", len(b.ops), b.bytes)
+	}
+	b.bytes += cost
+	return nil
+}
+
+func (b *Batch) room(n int) []byte {
+	if cap(b.mem) >= n {
+		return b.mem[:0]
+	}
+	return make([]byte, 0, max(n, arenaChunk))
+}
 
 // Commit writes the batch in one transaction and returns when it is on the disk. ErrDiskFull means that nothing was written
 // and the batch can be committed again; every other error is final for the whole database: see ErrFailed.
@@ -87,7 +106,7 @@ func (b *Batch) Commit() error {
 	if b.done {
 		return ErrClosed.Because("the batch was committed or discarded before")
 	}
-	if b.n == 0 {
+	if len(b.ops) == 0 {
 		b.Discard()
 		return nil
 	}
@@ -99,62 +118,39 @@ func (b *Batch) Commit() error {
 	if err := b.db.space.check(); err != nil {
 		return err
 	}
-	b.done = true
-	if err := b.txn.Commit(); err != nil {
+	ops := b.ops
+	b.Discard()
+	write := b.db.commit
+	if len(ops) >= bulkWrites {
+		write = b.db.commitBulk
+	}
+	if err := write(ops); err != nil {
 		return b.db.fail(err)
 	}
-	b.txn, b.mem, b.free = nil, nil, nil
 	return nil
 }
 
 // Discard drops the batch; after Commit it does nothing.
-func (b *Batch) Discard() {
-	if b.txn != nil {
-		b.txn.Discard()
-	}
-	b.txn, b.mem, b.free, b.done = nil, nil, nil, true
-}
+func (b *Batch) Discard() { b.ops, b.mem, b.done = nil, nil, true }
 
-func (b *Batch) begin() error {
-	if b.done {
-		return ErrClosed.Because("the batch was committed or discarded before")
+// commit writes ops as a transaction of Badger's.
+func (db *DB) commit(ops []op) error {
+	db.bulk.RLock()
+	defer db.bulk.RUnlock()
+	txn := db.bdb.NewTransaction(true)
+	defer txn.Discard()
+	entries := make([]badger.Entry, len(ops))
+	for i, o := range ops {
+		var err error
+		if o.value == nil {
+			err = txn.Delete(o.key)
+		} else {
+			entries[i].Key, entries[i].Value = o.key, o.value
+			err = txn.SetEntry(&entries[i])
+		}
+		if err != nil {
+			return err
+		}
 	}
-	if b.txn != nil {
-		return nil
-	}
-	if err := b.db.enter(); err != nil {
-		return err
-	}
-	defer b.db.leave()
-	b.txn = b.db.bdb.NewTransaction(true)
-	return nil
-}
-
-// entry returns an empty entry of many that are allocated at once.
-func (b *Batch) entry() *badger.Entry {
-	if len(b.free) == 0 {
-		b.free = make([]badger.Entry, min(max(4, b.n), 256))
-	}
-	e := &b.free[0]
-	b.free = b.free[1:]
-	return e
-}
-
-func (b *Batch) room(n int) []byte {
-	if cap(b.mem)-len(b.mem) >= n {
-		return b.mem[len(b.mem):]
-	}
-	return make([]byte, 0, max(n, arenaChunk))
-}
-
-func (b *Batch) put(err error) error {
-	switch {
-	case err == nil:
-		b.n++
-		return nil
-	case errors.Is(err, badger.ErrTxnTooBig):
-		return ErrBatchFull.Because("it holds %d writes", b.n)
-	default:
-		return b.db.fail(err)
-	}
+	return txn.Commit()
 }

@@ -46,6 +46,10 @@ type DB struct {
 	lock  *dirLock
 	log   *slog.Logger
 	space freeSpace
+	bulk  sync.RWMutex // held for writing by commitBulk, which must know the next version
+
+	roomWrites int
+	roomBytes  int64
 
 	mu     sync.Mutex
 	idle   *sync.Cond // signalled when users drops to 0
@@ -93,6 +97,7 @@ func Open(dir string, o Options) (db *DB, err error) {
 	}
 	db = &DB{dir: dir, bdb: bdb, lock: lock, log: o.Logger, failed: make(chan struct{}), space: freeSpace{dir: dir, least: o.MinFree}}
 	db.idle = sync.NewCond(&db.mu)
+	db.roomWrites, db.roomBytes = db.Room()
 	if err := db.identify(&sent); err != nil {
 		return nil, errors.Join(err, bdb.Close(), mark.end())
 	}
