@@ -45,6 +45,7 @@ type bound[E any] struct {
 	subject string
 	id      int32
 	read    reading[E]
+	old     *lineage[E] // of a retired type: instead of read
 }
 
 // openType is what For knows of T.
@@ -128,13 +129,27 @@ func newBinding(schema *Schema, typ reflect.Type, g guards) (*binding, error) {
 // maxKept is the largest buffer that is kept for the next value.
 const maxKept = 64 << 10
 
-// encode appends the Avro form of v, whose dynamic type is b's.
-func (b *binding) encode(dst []byte, v any) ([]byte, error) {
+// pointer returns where the value is that v, whose dynamic type is b's, holds.
+func (b *binding) pointer(v any) unsafe.Pointer {
 	p := reflect2.PtrOf(v)
 	if b.direct {
 		word := p
 		p = unsafe.Pointer(&word)
 	}
+	return p
+}
+
+// valid says why v, whose dynamic type is b's, could not be written, as far as its Go value shows.
+func (b *binding) valid(v any) error {
+	if b.check == nil {
+		return nil
+	}
+	return b.check(b.pointer(v))
+}
+
+// encode appends the Avro form of v, whose dynamic type is b's.
+func (b *binding) encode(dst []byte, v any) ([]byte, error) {
+	p := b.pointer(v)
 	if b.check != nil && !b.noCheck {
 		if err := b.check(p); err != nil {
 			return dst, err
@@ -159,12 +174,12 @@ func (b *binding) encode(dst []byte, v any) ([]byte, error) {
 }
 
 // decode reads one value of the reader's schema that was scanned before.
-func (b *bound[E]) decode(payload []byte) (E, error) {
-	var none E
+func decode[T any](b *binding, payload []byte, read reading[T]) (T, error) {
+	var none T
 	r := b.readers.Get().(*avro.Reader)
 	r.Reset(payload)
 	r.Error = nil
-	e, err := b.read(r)
+	e, err := read(r)
 	if err == nil {
 		if r.Peek(); r.Error == nil && !b.noTrailing {
 			err = fmt.Errorf("bytes follow after the end of the value")

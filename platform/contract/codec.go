@@ -68,29 +68,75 @@ func (c *Codec[E]) TypeName(e E) string {
 
 // Decode reads one framed event. The result is the value type inside E, shares no memory with frame, and has all fields of the
 // reader's schema, whichever version wrote it. It fails with ErrUnknownType if the schema's record is none of the set's,
-// with ErrUndecodable if the frame is damaged or its schema cannot be read as the set's, and with the Resolver's error if the schema
+// with ErrUndecodable if the frame is damaged or its schema cannot be read as the set's, with ErrUpcast or ErrSplit for a retired type, and with the Resolver's error if the schema
 // cannot be had now. ctx bounds the look-up of a schema id that was not seen before.
 func (c *Codec[E]) Decode(ctx context.Context, frame []byte) (E, error) {
 	var none E
+	p, id, err := c.plan(ctx, frame)
+	if err != nil {
+		return none, err
+	}
+	if p.bound.old != nil {
+		all, err := c.decodeOld(nil, p, id, frame[frameBytes:])
+		switch {
+		case err != nil:
+			return none, err
+		case len(all) > 1:
+			return none, ErrSplit.Because("schema id %d, %s: %d events", id, p.bound.subject, len(all))
+		}
+		return all[0], nil
+	}
+	e, err := readPlanned(p, frame[frameBytes:], p.bound.read)
+	if err != nil {
+		return none, ErrUndecodable.Because("schema id %d, %s", id, p.bound.subject).Wrap(err)
+	}
+	return e, nil
+}
+
+// DecodeAll is Decode for sets with upcasters that split: it appends to dst the events, one or more, that the framed one is today. On an
+// error dst is returned as it was; beside Decode's errors there is ErrUpcast.
+func (c *Codec[E]) DecodeAll(ctx context.Context, dst []E, frame []byte) ([]E, error) {
+	p, id, err := c.plan(ctx, frame)
+	if err != nil {
+		return dst, err
+	}
+	if p.bound.old != nil {
+		return c.decodeOld(dst, p, id, frame[frameBytes:])
+	}
+	e, err := readPlanned(p, frame[frameBytes:], p.bound.read)
+	if err != nil {
+		return dst, ErrUndecodable.Because("schema id %d, %s", id, p.bound.subject).Wrap(err)
+	}
+	return append(dst, e), nil
+}
+
+// decodeOld reads an event of a retired type.
+func (c *Codec[E]) decodeOld(dst []E, p *plan[E], id int32, payload []byte) ([]E, error) {
+	v, err := readPlanned(p, payload, p.bound.old.read)
+	if err != nil {
+		return dst, ErrUndecodable.Because("schema id %d, %s", id, p.bound.subject).Wrap(err)
+	}
+	out, err := c.upcast(dst, p.bound.old.steps, v)
+	if err != nil {
+		return dst, fmt.Errorf("contract: schema id %d, %s: %w", id, p.bound.subject, err)
+	}
+	return out, nil
+}
+
+// plan returns how a frame is read, and its schema id.
+func (c *Codec[E]) plan(ctx context.Context, frame []byte) (*plan[E], int32, error) {
 	if len(frame) < frameBytes || frame[0] != 0 {
-		return none, badFrame(frame)
+		return nil, 0, badFrame(frame)
 	}
 	id := int32(binary.BigEndian.Uint32(frame[1:frameBytes]))
 	p := (*c.plans.Load())[id]
 	if p == nil {
 		var err error
 		if p, err = c.load(ctx, id); err != nil {
-			return none, err
+			return nil, 0, err
 		}
 	}
-	if p.err != nil {
-		return none, p.err
-	}
-	e, err := p.decode(frame[frameBytes:])
-	if err != nil {
-		return none, ErrUndecodable.Because("schema id %d, %s", id, p.bound.subject).Wrap(err)
-	}
-	return e, nil
+	return p, id, p.err
 }
 
 func badFrame(frame []byte) error {
@@ -194,15 +240,15 @@ type rewrite struct {
 	bounds []int
 }
 
-func (p *plan[E]) decode(payload []byte) (E, error) {
-	var none E
+func readPlanned[E, T any](p *plan[E], payload []byte, read reading[T]) (T, error) {
+	var none T
 	if p.conv == nil {
 		if !p.bound.noScan {
 			if err := scan(p.writer, payload); err != nil {
 				return none, err
 			}
 		}
-		return p.bound.decode(payload)
+		return decode(p.bound.binding, payload, read)
 	}
 	w := p.bound.rewrites.Get().(*rewrite)
 	defer func() {
@@ -214,5 +260,5 @@ func (p *plan[E]) decode(payload []byte) (E, error) {
 	if w.out, w.bounds, err = p.conv.transcode(w.out[:0], payload, w.bounds); err != nil {
 		return none, err
 	}
-	return p.bound.decode(w.out) // which copies all that it keeps
+	return decode(p.bound.binding, w.out, read) // which copies all that it keeps
 }

@@ -16,8 +16,9 @@ type Subject struct {
 
 // A Set is the contract of one topic: the closed set of its event types, which together make up the sealed interface E.
 type Set[E any] struct {
-	Topic string
-	Types []Type[E]
+	Topic     string
+	Types     []Type[E]
+	Upcasters []Upcaster[E] // from the types that the log holds and nobody writes any more
 }
 
 // A Type is one event type of a Set: a Go struct with its schema. Make it with For.
@@ -82,12 +83,8 @@ func bindSet[E any](ctx context.Context, s Set[E], r Resolver, g guards) (*Codec
 			return nil, ErrContract.Because("%s is in the set twice", t.typ)
 		}
 		c.byType[b.rtype] = b
-		// A record that was renamed reads what was written under its old name.
-		for _, name := range append([]string{b.schema.Name()}, b.schema.root.aliases...) {
-			if c.byName[name] != nil {
-				return nil, ErrContract.Because("two types of the set claim the record %s", name)
-			}
-			c.byName[name] = b
+		if err := c.claim(b); err != nil { // a record that was renamed reads what was written under its old name
+			return nil, err
 		}
 		b.subject = SubjectName(s.Topic, b.schema.Name())
 		b.id, err = r.SchemaID(ctx, b.subject, t.schema)
@@ -99,6 +96,9 @@ func bindSet[E any](ctx context.Context, s Set[E], r Resolver, g guards) (*Codec
 		default:
 			plans[b.id] = &plan[E]{bound: b, writer: b.schema.root}
 		}
+	}
+	if err := c.bindUpcasters(s, g); err != nil {
+		return nil, err
 	}
 	if len(missing) > 0 {
 		return nil, ErrUnregistered.Because("the registry does not have %s with the text this program was built with", strings.Join(missing, ", ")).
