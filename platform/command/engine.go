@@ -180,13 +180,15 @@ func (e *Engine[S, C, E]) partition(id es.StreamID) *partition[S, C, E] {
 	return e.partitions[eventlog.PartitionOf(id, e.cfg.Topic.Partitions)]
 }
 
-// Events returns up to limit events of a stream with versions from on, and the stream's current version;
+// Events returns the events of up to limit versions of a stream from a version on, and the stream's current version;
 // ErrStreamNotFound if it has none. Everything acknowledged before the call is in it.
 func (e *Engine[S, C, E]) Events(ctx context.Context, id es.StreamID, from es.Version, limit int) ([]es.Envelope[E], error) {
 	var all []es.Envelope[E]
-	err := e.read(ctx, id, from, func(env es.Envelope[E]) bool {
-		all = append(all, env)
-		return len(all) < limit
+	versions := 0
+	err := e.read(ctx, id, from, func(parts []es.Envelope[E], _ string) bool {
+		all = append(all, parts...)
+		versions++
+		return versions < limit
 	})
 	if err == nil && len(all) == 0 && from <= 1 {
 		return nil, ErrStreamNotFound.Because("%q has no events", id)
@@ -200,12 +202,14 @@ func (e *Engine[S, C, E]) State(ctx context.Context, id es.StreamID, upTo func(e
 	var state S
 	var version es.Version
 	found := false
-	err := e.read(ctx, id, 1, func(env es.Envelope[E]) bool {
+	err := e.read(ctx, id, 1, func(parts []es.Envelope[E], _ string) bool {
 		found = true
-		if upTo != nil && !upTo(env) {
+		if upTo != nil && !upTo(parts[0]) {
 			return false
 		}
-		state, version = e.decider.Evolve(state, env.Event), env.Version
+		for i := range parts {
+			state, version = e.decider.Evolve(state, parts[i].Event), parts[i].Version
+		}
 		return true
 	})
 	if err == nil && !found {
@@ -216,7 +220,7 @@ func (e *Engine[S, C, E]) State(ctx context.Context, id es.StreamID, upTo func(e
 
 // read calls yield with a stream's events from a version on until it returns false, after the store has caught up with what was
 // acknowledged before.
-func (e *Engine[S, C, E]) read(ctx context.Context, id es.StreamID, from es.Version, yield func(es.Envelope[E]) bool) error {
+func (e *Engine[S, C, E]) read(ctx context.Context, id es.StreamID, from es.Version, yield func([]es.Envelope[E], string) bool) error {
 	p := e.partition(id)
 	if err := p.waitStored(ctx); err != nil {
 		return err
@@ -226,9 +230,11 @@ func (e *Engine[S, C, E]) read(ctx context.Context, id es.StreamID, from es.Vers
 	})
 }
 
-// scan calls yield with the stored events of a stream from a version on; a hole in the versions is ErrStore.
-func (p *partition[S, C, E]) scan(ctx context.Context, rd *store.Reader, id es.StreamID, from es.Version, yield func(es.Envelope[E]) bool) error {
+// scan calls yield with the stored events of a stream from a version on, each as the events that it is read as, in memory that is used
+// again, and the type that it was written with; a hole in the versions is ErrStore.
+func (p *partition[S, C, E]) scan(ctx context.Context, rd *store.Reader, id es.StreamID, from es.Version, yield func(parts []es.Envelope[E], written string) bool) error {
 	next := from
+	var parts []es.Envelope[E]
 	rg := store.Range{From: eventKey(nil, p.at.Partition, id, from), To: store.PrefixEnd(streamPrefix(nil, p.at.Partition, id))}
 	for pair, err := range rd.Scan(rg) {
 		if err != nil {
@@ -241,15 +247,14 @@ func (p *partition[S, C, E]) scan(ctx context.Context, rd *store.Reader, id es.S
 		if want := eventKey(nil, p.at.Partition, id, next); string(want) != string(pair.Key) {
 			return ErrStore.Because("event %d of %q is missing", next, id)
 		}
-		event, err := p.engine.codec.Decode(ctx, r.frame)
+		parts, err = p.engine.events.Read(ctx, parts[:0], es.Envelope[E]{
+			ID: es.EventID(id, r.meta.CommandID, r.index), Type: r.typ, Stream: id, Version: next, Index: r.index, Count: r.count,
+			Position: es.Position{TopicPartition: p.at, Offset: r.offset}, Time: r.time, Meta: r.meta,
+		}, r.frame)
 		if err != nil {
 			return fmt.Errorf("command: event %d of %q: %w", next, id, err)
 		}
-		env := es.Envelope[E]{
-			ID: es.EventID(id, r.meta.CommandID, r.index), Type: r.typ, Stream: id, Version: next, Index: r.index, Count: r.count,
-			Position: es.Position{TopicPartition: p.at, Offset: r.offset}, Time: r.time, Meta: r.meta, Event: event,
-		}
-		if !yield(env) {
+		if !yield(parts, r.typ) {
 			return nil
 		}
 		next++

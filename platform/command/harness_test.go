@@ -30,8 +30,15 @@ type debited struct {
 	Amount int64 `avro:"amount"`
 }
 
-func (credited) isEvent() {}
-func (debited) isEvent()  {}
+// exchanged is a type that was written once; exchanging has it, accounts does not.
+type exchanged struct {
+	Out int64 `avro:"out"`
+	In  int64 `avro:"in"`
+}
+
+func (credited) isEvent()  {}
+func (debited) isEvent()   {}
+func (exchanged) isEvent() {}
 
 type account struct{ Balance int64 }
 
@@ -45,6 +52,7 @@ type credit struct {
 type debit struct{ Amount int64 }
 type nothing struct{}
 type bug struct{}
+type emit struct{ Amounts []int64 } // exchanged events, followed by a credit of 1
 
 var errOverdrawn = fault.New(fault.Rejected, "overdrawn", "not enough money")
 
@@ -62,6 +70,12 @@ var decider = es.Decider[account, cmd, event]{
 				return nil, errOverdrawn.Because("%d of %d", c.Amount, s.Balance)
 			}
 			return []event{debited(c)}, nil
+		case emit:
+			var events []event
+			for _, n := range c.Amounts {
+				events = append(events, exchanged{n, n / 2})
+			}
+			return append(events, credited{1, ""}), nil
 		case bug:
 			panic("the decider has a bug")
 		}
@@ -97,6 +111,7 @@ type rig struct {
 	memory  *contract.Memory
 	log     *eventlog.Client
 	topic   eventlog.Topic
+	set     contract.Set[event] // accounts by default
 	codec   *contract.Codec[event]
 	marks   eventlog.Marks
 	engine  *Engine[account, cmd, event]
@@ -135,7 +150,10 @@ func (r *rig) start() {
 	if r.topic, err = r.log.EnsureTopic(ctx, eventlog.TopicSpec{Name: name, Partitions: r.cfg.Topic.Partitions}); err != nil {
 		r.t.Fatal(err)
 	}
-	if r.codec, err = contract.Bind(ctx, accounts, r.memory); err != nil {
+	if r.set.Topic == "" {
+		r.set = accounts
+	}
+	if r.codec, err = contract.Bind(ctx, r.set, r.memory); err != nil {
 		r.t.Fatal(err)
 	}
 	if r.marks, err = eventlog.AvroMarks(ctx, name, r.memory); err != nil {

@@ -200,12 +200,16 @@ func (p *partition[S, C, E]) follow(ctx context.Context, f eventlog.Fetched) err
 	defer func() { b.Discard() }()
 	cursor := f.Cursor
 	var rows rowWriter
+	var decoded []E // what cannot be read is found here, not when a command needs it
 	for i := 0; i < len(f.Records); {
 		r := &f.Records[i]
 		var err error
 		if r.Mark == 0 {
 			var env es.Envelope[E]
-			if env, err = e.events.Envelope(ctx, *r); err != nil {
+			if env, err = e.events.Facts(*r); err != nil {
+				return fmt.Errorf("command: record %s: %w", r.Position, err)
+			}
+			if decoded, err = e.codec.DecodeAll(ctx, decoded[:0], r.Value); err != nil {
 				return fmt.Errorf("command: record %s: %w", r.Position, err)
 			}
 			line := rowOf(&env, r.Value)
@@ -458,13 +462,17 @@ func (p *partition[S, C, E]) load(ctx context.Context, id es.StreamID) (*stream[
 		if ok, err := rd.Has(eventKey(nil, p.at.Partition, id, 1)); err != nil || !ok {
 			return err
 		}
-		return p.scan(ctx, rd, id, 1, func(env es.Envelope[E]) bool {
-			s.state, s.version, s.last = p.engine.decider.Evolve(s.state, env.Event), env.Version, env.Position.Offset
+		return p.scan(ctx, rd, id, 1, func(parts []es.Envelope[E], written string) bool {
+			for i := range parts {
+				s.state = p.engine.decider.Evolve(s.state, parts[i].Event)
+			}
+			env := &parts[0]
+			s.version, s.last = env.Version, env.Position.Offset
 			if env.Index == 0 {
 				s.remember(past{id: env.Meta.CommandID, hash: env.Meta.CommandHash, first: env.Version}, s.last+1, p.seed)
 			}
 			of := &s.pasts[len(s.pasts)-1]
-			of.offset, of.types = s.last, append(of.types, env.Type)
+			of.offset, of.types = s.last, append(of.types, written) // a repeat gets the first receipt, old names and all
 			return true
 		})
 	})

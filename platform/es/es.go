@@ -5,6 +5,7 @@ package es
 import (
 	"crypto/sha1" //nolint:gosec // UUIDv5 is defined over SHA-1 (RFC 9562 §5.5); it names, it does not protect.
 	"encoding/hex"
+	"hash"
 	"strconv"
 	"strings"
 	"time"
@@ -84,6 +85,9 @@ type Envelope[E any] struct {
 	Time     time.Time
 	Meta     Meta
 	Event    E
+	// A stored event that is read as several is Parts envelopes with the same Version and Position; Part counts them from 0.
+	// Parts is 0 for all other events.
+	Part, Parts int
 }
 
 // A Decider is one write model: two pure functions over a state S, a command C and an event E.
@@ -118,6 +122,24 @@ func EventID(stream StreamID, commandID string, index int) string {
 	h.Write([]byte(commandID))
 	h.Write([]byte{0})
 	h.Write(strconv.AppendInt(nil, int64(index), 10))
+	return uuid5(h)
+}
+
+// PartID returns the id of a part of the event id that is read as several: the event's own for part 0, and a UUIDv5 that is the same on
+// every reading for the others.
+func PartID(id string, part int) string {
+	if part == 0 {
+		return id
+	}
+	h := sha1.New() //nolint:gosec // see the import
+	h.Write(partSpace[:])
+	h.Write([]byte(id))
+	h.Write([]byte{0})
+	h.Write(strconv.AppendInt(nil, int64(part), 10))
+	return uuid5(h)
+}
+
+func uuid5(h hash.Hash) string {
 	var sum [20]byte
 	h.Sum(sum[:0])
 	sum[6] = sum[6]&0x0f | 0x50
@@ -134,6 +156,9 @@ func EventID(stream StreamID, commandID string, index int) string {
 	hex.Encode(b[24:36], sum[10:16])
 	return string(b[:])
 }
+
+// partSpace is the UUID name space of the ids of parts.
+var partSpace = [16]byte{0x0d, 0x6e, 0x91, 0x3b, 0x52, 0xc7, 0x4e, 0x18, 0xa4, 0x09, 0xf3, 0x7b, 0x26, 0x8d, 0x10, 0xce}
 
 // idSpace is the UUID name space of event ids: changing it would change every id.
 var idSpace = [16]byte{0x5b, 0x1c, 0x8e, 0x02, 0x9d, 0x41, 0x4f, 0x6a, 0x8e, 0x37, 0x1d, 0x2c, 0x90, 0x55, 0xa7, 0x10}

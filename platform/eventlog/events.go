@@ -124,10 +124,10 @@ func (x *Events[E]) AddFrame(b *Batch, env *es.Envelope[E], frame []byte) error 
 	return b.Add(s[key:], frame, h)
 }
 
-// Envelope reads a record. It returns ErrRecord for headers that Add did not write, and the codec's errors for the value, with the
-// position before them; what is known of the event, its type above all, is in the envelope even then. Time is ce_time, when the
-// command was accepted, and so the same wherever the event is kept; when the log took it is the record's Time.
-func (x *Events[E]) Envelope(ctx context.Context, r Record) (es.Envelope[E], error) {
+// Facts reads all of a record but the event itself: Type is the type that was written. It returns ErrRecord for headers that Add did not
+// write. Time is ce_time, when the command was accepted, and so the same wherever the event is kept; when the log took it is the
+// record's Time.
+func (*Events[E]) Facts(r Record) (es.Envelope[E], error) {
 	env := es.Envelope[E]{Position: r.Position}
 	if r.Mark != 0 {
 		return env, ErrRecord.Because("%s is a %s, not an event", r.Position, r.Mark)
@@ -136,12 +136,64 @@ func (x *Events[E]) Envelope(ctx context.Context, r Record) (es.Envelope[E], err
 		return env, err
 	}
 	env.Time = env.Meta.Time
+	return env, nil
+}
+
+// Envelope reads a record that is one event today; Envelopes reads any. It returns the errors of Facts, and the codec's for the value,
+// with the position before them; what is known of the event, its type above all, is in the envelope even then. Type is what the
+// event is read as: it is not what was written if that has another name today.
+func (x *Events[E]) Envelope(ctx context.Context, r Record) (es.Envelope[E], error) {
+	env, err := x.Facts(r)
+	if err != nil {
+		return env, err
+	}
 	event, err := x.codec.Decode(ctx, r.Value)
 	if err != nil {
 		return env, fmt.Errorf("eventlog: decode %s: %w", r.Position, err)
 	}
 	env.Event = event
+	x.name(&env)
 	return env, nil
+}
+
+// Envelopes appends to dst the envelopes of the events, one or more, that a record is today: parts of one stored event have its version
+// and position. With an error it appends one, with what is known of the event.
+func (x *Events[E]) Envelopes(ctx context.Context, dst []es.Envelope[E], r Record) ([]es.Envelope[E], error) {
+	env, err := x.Facts(r)
+	if err != nil {
+		return append(dst, env), err
+	}
+	dst, err = x.Read(ctx, dst, env, r.Value)
+	if err != nil {
+		return dst, fmt.Errorf("eventlog: decode %s: %w", r.Position, err)
+	}
+	return dst, nil
+}
+
+// Read is Envelopes for an event that is kept elsewhere: env holds its Facts, and frame is the record's value. Its errors are the codec's.
+func (x *Events[E]) Read(ctx context.Context, dst []es.Envelope[E], env es.Envelope[E], frame []byte) ([]es.Envelope[E], error) {
+	var one [1]E // the usual number
+	events, err := x.codec.DecodeAll(ctx, one[:0], frame)
+	if err != nil {
+		return append(dst, env), err
+	}
+	id := env.ID
+	for i, event := range events {
+		env.Event = event
+		x.name(&env)
+		if len(events) > 1 {
+			env.ID, env.Part, env.Parts = es.PartID(id, i), i, len(events)
+		}
+		dst = append(dst, env)
+	}
+	return dst, nil
+}
+
+// name gives an envelope the name that its event has today.
+func (x *Events[E]) name(env *es.Envelope[E]) {
+	if name := x.codec.TypeName(env.Event); name != env.Type {
+		env.Type = name
+	}
 }
 
 // parseHeaders reads what Add wrote. All texts are cut from one string: one allocation instead of ten.

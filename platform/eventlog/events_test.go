@@ -283,3 +283,68 @@ func BenchmarkEventsEnvelope(b *testing.B) {
 		}
 	}
 }
+
+type thingsDone struct {
+	Names []string `avro:"names"`
+}
+
+func (thingsDone) isTestEvent() {}
+
+// TestEnvelopes reads a record of a retired type as the events that it is today.
+func TestEnvelopes(t *testing.T) {
+	const schema = `{"type":"record","name":"ThingsDone","namespace":"test.v1","fields":[{"name":"names","type":{"type":"array","items":"string"}}]}`
+	memory := contract.NewMemory()
+	once, err := contract.Bind(t.Context(), contract.Set[testEvent]{Topic: "things.events", Types: []contract.Type[testEvent]{contract.For[thingsDone, testEvent](schema)}}, memory)
+	if err != nil {
+		t.Fatal(err)
+	}
+	today, err := contract.Bind(t.Context(), contract.Set[testEvent]{Topic: "things.events", Types: []contract.Type[testEvent]{contract.For[thingDone, testEvent](thingDoneSchema)},
+		Upcasters: []contract.Upcaster[testEvent]{contract.Split(schema, func(e thingsDone) (all []testEvent) {
+			for i, name := range e.Names {
+				all = append(all, thingDone{name, int64(i)})
+			}
+			return all
+		})}}, memory)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := NewBatch(0)
+	for _, names := range [][]string{{"x", "y"}, {"z"}, nil} {
+		env := fullEnvelope()
+		env.Event, env.Type = thingsDone{names}, ""
+		if err := NewEvents(once, "/things").Add(b, env); err != nil {
+			t.Fatal(err)
+		}
+	}
+	x := NewEvents(today, "/things")
+	facts, err := x.Facts(recordFrom(t, b, 0))
+	if err != nil || facts.Type != "test.v1.ThingsDone" {
+		t.Errorf("facts: type %q, %v; want the type that was written", facts.Type, err)
+	}
+	want := fullEnvelope()
+	want.Event, want.Parts = thingDone{"x", 0}, 2
+	second := want
+	second.Event, second.Part, second.ID = thingDone{"y", 1}, 1, es.PartID(want.ID, 1)
+	for i, want := range [][]es.Envelope[testEvent]{{want, second}, {{Event: thingDone{"z", 0}}}} {
+		got, err := x.Envelopes(t.Context(), nil, recordFrom(t, b, i))
+		if err != nil || len(got) != len(want) {
+			t.Fatalf("record %d: %+v, %v", i, got, err)
+		}
+		for k := range got {
+			if i == 1 {
+				want[k] = fullEnvelope()
+				want[k].Event = thingDone{"z", 0}
+			}
+			want[k].Position = got[k].Position
+			if diff := cmp.Diff(want[k], got[k]); diff != "" {
+				t.Errorf("record %d, part %d (-want +got):\n%s", i, k, diff)
+			}
+		}
+	}
+	if _, err := x.Envelope(t.Context(), recordFrom(t, b, 0)); !errors.Is(err, contract.ErrSplit) {
+		t.Errorf("Envelope of a record that is two events: %v", err)
+	}
+	if got, err := x.Envelopes(t.Context(), nil, recordFrom(t, b, 2)); !errors.Is(err, contract.ErrUpcast) || len(got) != 1 || got[0].ID == "" {
+		t.Errorf("an upcaster that fails: %+v, %v", got, err)
+	}
+}

@@ -44,6 +44,9 @@ func TestHalt(t *testing.T) {
 		{"poison json", "it has no JSON", false},
 		{"poison size", "at most 524288 are allowed", false},
 		{"poison index", "at most 1024 are allowed", false},
+		{"split confirmed|poison", "cannot apply this", false},
+		{"split confirmed|confirmed|poison size", "at most 524288 are allowed", false},
+		{"split confirmed|poison key", "no key for this", false},
 		{"?", "garbage", true},
 	} {
 		for _, behind := range []bool{false, true} {
@@ -351,5 +354,37 @@ func TestDiskFull(t *testing.T) {
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("commit: %v, want context.Canceled: what comes after it must not be committed", err)
+	}
+}
+
+// TestSplitEvents: all parts of a record are applied in their order, and if one cannot be, none is, also not to a row that is new.
+func TestSplitEvents(t *testing.T) {
+	for _, careful := range []bool{false, true} {
+		t.Run(fmt.Sprintf("careful=%v", careful), func(t *testing.T) {
+			r := newRig(t, 2)
+			r.cfg.WaitMax = 10 * time.Second
+			good := r.log.add(0, change{Kind: "split placed|confirmed|shipped", Order: "o-1", Customer: "c-1", Day: "d", Amount: 5})
+			if careful { // the poison makes the view apply the whole batch again, event by event
+				r.log.add(0, change{Kind: "split placed|poison", Order: "o-2", Customer: "c-1", Day: "d", Amount: 5})
+			}
+			r.start()
+			a, err := r.p.Get(t.Context(), "orders", "o-1", es.Positions{good})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var row orderRow
+			if err := json.Unmarshal(a.Row.JSON, &row); err != nil || row.Status != "shipped" || row.Total != 5 || len(row.Extra) != 3 || len(row.Log) != 3 {
+				t.Errorf("row %s, %v: want all three parts once", a.Row.JSON, err)
+			}
+			if a.Row.Position != good {
+				t.Errorf("row changed at %s, want %s", a.Row.Position, good)
+			}
+			if !careful {
+				return
+			}
+			if a, err := r.p.Get(t.Context(), "orders", "o-2", es.Positions{good}); !errors.Is(err, ErrRowNotFound) {
+				t.Errorf("a row of half a record: %s, %v", a.Row.JSON, err)
+			}
+		})
 	}
 }

@@ -111,9 +111,23 @@ func salesView() es.View[sumRow, change] {
 	return v
 }
 
-// jsonDecoder reads events whose record value is their JSON; "?" cannot be decoded, "!" not just now.
+// jsonDecoder reads events whose record value is their JSON; the kind "split a|b" is read as two events of the kinds a and b; "?" cannot be decoded, "!" not just now.
 type jsonDecoder struct {
 	down func() error // nil = never
+}
+
+func (d *jsonDecoder) Envelopes(ctx context.Context, dst []es.Envelope[change], r eventlog.Record) ([]es.Envelope[change], error) {
+	env, err := d.Envelope(ctx, r)
+	kinds, split := strings.CutPrefix(env.Event.Kind, "split ")
+	if !split || err != nil {
+		return append(dst, env), err
+	}
+	parts := strings.Split(kinds, "|")
+	for i, kind := range parts {
+		env.Event.Kind, env.Part, env.Parts = kind, i, len(parts)
+		dst = append(dst, env)
+	}
+	return dst, nil
 }
 
 func (d *jsonDecoder) Envelope(_ context.Context, r eventlog.Record) (es.Envelope[change], error) {

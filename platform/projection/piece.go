@@ -14,7 +14,8 @@ import (
 
 // A Decoder turns a record of the log into an envelope; *eventlog.Events is one.
 type Decoder[E any] interface {
-	Envelope(ctx context.Context, r eventlog.Record) (es.Envelope[E], error)
+	// Envelopes appends the envelopes of the events, one or more, that a record is; with an error one, with what is known of the event.
+	Envelopes(ctx context.Context, dst []es.Envelope[E], r eventlog.Record) ([]es.Envelope[E], error)
 }
 
 // A decoder is a Decoder with the event type hidden; what it returns is a *run of that type.
@@ -27,7 +28,19 @@ type decoder interface {
 // A run holds the envelopes of consecutive records of one partition, one for each record; those of marks are empty.
 type run[E any] struct {
 	envelopes []es.Envelope[E]
-	errs      map[int]error // nil if there are none
+	more      map[int][]es.Envelope[E] // the further parts of records that are read as several events; nil if there are none
+	errs      map[int]error            // nil if there are none
+}
+
+// part returns the k-th envelope of record i, nil after the last.
+func (r *run[E]) part(i, k int) *es.Envelope[E] {
+	switch {
+	case k == 0:
+		return &r.envelopes[i]
+	case k <= len(r.more[i]):
+		return &r.more[i][k-1]
+	}
+	return nil
 }
 
 type typedDecoder[E any] struct{ from Decoder[E] }
@@ -39,7 +52,7 @@ func (d typedDecoder[E]) decode(ctx context.Context, records []eventlog.Record, 
 	r := &run[E]{envelopes: make([]es.Envelope[E], len(records))}
 	share := max((len(records)+workers-1)/workers, minShare)
 	if len(records) <= share {
-		r.errs = d.fill(ctx, r.envelopes, records)
+		r.more, r.errs = d.fill(ctx, r.envelopes, records)
 		return r
 	}
 	var (
@@ -49,9 +62,15 @@ func (d typedDecoder[E]) decode(ctx context.Context, records []eventlog.Record, 
 	for from := 0; from < len(records); from += share {
 		to := min(from+share, len(records))
 		wg.Go(func() {
-			errs := d.fill(ctx, r.envelopes[from:to], records[from:to])
+			more, errs := d.fill(ctx, r.envelopes[from:to], records[from:to])
 			mu.Lock()
 			defer mu.Unlock()
+			for i, parts := range more {
+				if r.more == nil {
+					r.more = map[int][]es.Envelope[E]{}
+				}
+				r.more[from+i] = parts
+			}
 			for i, err := range errs {
 				if r.errs == nil {
 					r.errs = map[int]error{}
@@ -64,20 +83,27 @@ func (d typedDecoder[E]) decode(ctx context.Context, records []eventlog.Record, 
 	return r
 }
 
-func (d typedDecoder[E]) fill(ctx context.Context, dst []es.Envelope[E], records []eventlog.Record) (errs map[int]error) {
+func (d typedDecoder[E]) fill(ctx context.Context, dst []es.Envelope[E], records []eventlog.Record) (more map[int][]es.Envelope[E], errs map[int]error) {
 	for i := range records {
 		if records[i].Mark != 0 {
 			continue
 		}
-		var err error
-		if dst[i], err = d.from.Envelope(ctx, records[i]); err != nil {
+		// One event goes where it belongs; only several need memory of their own.
+		parts, err := d.from.Envelopes(ctx, dst[i:i:i+1], records[i])
+		if len(parts) > 1 {
+			if more == nil {
+				more = map[int][]es.Envelope[E]{}
+			}
+			dst[i], more[i] = parts[0], parts[1:]
+		}
+		if err != nil {
 			if errs == nil {
 				errs = map[int]error{}
 			}
 			errs[i] = err
 		}
 	}
-	return errs
+	return more, errs
 }
 
 func (typedDecoder[E]) failure(r any) error {

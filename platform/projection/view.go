@@ -148,18 +148,23 @@ func (v *view[R, E]) apply(c *chunk, snap *store.Reader) (ok bool, err error) {
 			if r.errs != nil && r.errs[j] != nil {
 				return false, nil
 			}
-			env := &r.envelopes[j]
-			key, wanted := v.def.Key(*env)
-			if !wanted {
-				continue
+			for k := 0; ; k++ {
+				env := r.part(j, k)
+				if env == nil {
+					break
+				}
+				key, wanted := v.def.Key(*env)
+				if !wanted {
+					continue
+				}
+				e, err := v.row(key, snap)
+				if err != nil {
+					return false, v.storeError(err)
+				}
+				// Before Apply: a panic in it leaves the row in disorder, and rollback drops what was touched.
+				v.touch(e, env)
+				e.row = v.def.Apply(e.row, *env)
 			}
-			e, err := v.row(key, snap)
-			if err != nil {
-				return false, v.storeError(err)
-			}
-			// Before Apply: a panic in it leaves the row in disorder, and rollback drops what was touched.
-			v.touch(e, env)
-			e.row = v.def.Apply(e.row, *env)
 		}
 		v.pass(p)
 	}
@@ -397,7 +402,7 @@ func (v *view[R, E]) applyCarefully(cs []*chunk, snap *store.Reader) error {
 				reason := r.errs[j]
 				if reason == nil {
 					var err error
-					if reason, err = v.try(&r.envelopes[j], snap); err != nil {
+					if reason, err = v.tryAll(r, j, snap); err != nil {
 						return err
 					}
 				}
@@ -415,52 +420,78 @@ func (v *view[R, E]) applyCarefully(cs []*chunk, snap *store.Reader) error {
 	return nil
 }
 
-// try applies one event and returns why it cannot be handled; then the row is as it was before. err is a failure of the store.
-func (v *view[R, E]) try(env *es.Envelope[E], snap *store.Reader) (reason, err error) {
+// tryAll applies all parts of a record or none: the record is handled again, from its first part on, when the view goes on.
+func (v *view[R, E]) tryAll(r *run[E], i int, snap *store.Reader) (reason, err error) {
+	var undos []func() error
+	for k := 0; ; k++ {
+		env := r.part(i, k)
+		if env == nil {
+			return nil, nil
+		}
+		undo, reason, err := v.try(env, snap)
+		if reason == nil && err == nil {
+			undos = append(undos, undo)
+			continue
+		}
+		for _, undo := range slices.Backward(undos) {
+			err = errors.Join(err, undo())
+		}
+		return reason, err
+	}
+}
+
+// try applies one event and returns how to undo that, or why it cannot be handled; then the row is as it was before. err is a failure of
+// the store.
+func (v *view[R, E]) try(env *es.Envelope[E], snap *store.Reader) (undo func() error, reason, err error) {
 	var (
 		e      *entry[R]
 		before entry[R]
 		backup []byte
 		isNew  bool
 	)
-	undo := func() {
+	dirty := len(v.dirty)
+	undo = func() error {
 		if e == nil {
-			return
+			return nil
 		}
+		clear(v.dirty[dirty:])
+		v.dirty = v.dirty[:dirty]
 		if isNew {
 			delete(v.rows, e.key)
 			v.held -= e.cost()
-			return
+			return nil
 		}
 		var row R
+		var damage error
 		if jsonErr := json.Unmarshal(backup, &row); jsonErr != nil {
-			err = damaged("its JSON does not fit the view").Wrap(jsonErr)
+			damage = damaged("its JSON does not fit the view").Wrap(jsonErr)
 		}
 		size := e.size
 		*e = before
 		e.row, e.size = row, size
+		return damage
 	}
 	defer func() {
 		if p := recover(); p != nil {
 			reason = errHalt.Because("panic: %.300v", p)
-			undo()
+			err = undo()
 		}
 	}()
 	key, wanted := v.def.Key(*env)
 	if !wanted {
-		return nil, nil
+		return undo, nil, nil
 	}
 	found, err := v.row(key, snap)
 	if err != nil {
 		if bad := v.storeError(err); bad != nil {
-			return nil, bad
+			return nil, nil, bad
 		}
-		return errHalt.Because("its key %.80q", key).Wrap(err), nil
+		return nil, errHalt.Because("its key %.80q", key).Wrap(err), nil
 	}
 	isNew = found.stored == nil && found.batch == 0
 	if !isNew {
 		if reason := v.encode(found); reason != nil {
-			return reason, nil
+			return nil, reason, nil
 		}
 		backup = bytes.Clone(v.json.Bytes())
 		before = *found
@@ -470,12 +501,11 @@ func (v *view[R, E]) try(env *es.Envelope[E], snap *store.Reader) (reason, err e
 	partition, offset, id := e.partition, e.offset, e.event
 	e.partition, e.offset, e.event = env.Position.Partition, env.Position.Offset, makeEventID(env.ID)
 	if reason := v.encode(e); reason != nil {
-		undo()
-		return reason, err
+		return nil, reason, undo()
 	}
 	e.partition, e.offset, e.event = partition, offset, id
 	v.touch(e, env)
-	return nil, err
+	return undo, nil, nil
 }
 
 // A halt is where and why a view stopped reading a partition.

@@ -382,8 +382,8 @@ func (a *commandAPI[S, C, E]) events(ctx context.Context, r *rest.Request) (*res
 		Events []eventJSON `json:"events"`
 		Next   int64       `json:"next,omitempty"` // the from of the next page; absent at the end
 	}{Events: []eventJSON{}}
-	for i, env := range envs {
-		if int64(i) == limit {
+	for _, env := range envs {
+		if int64(env.Version)-from == limit {
 			page.Next = int64(env.Version)
 			break
 		}
@@ -393,7 +393,7 @@ func (a *commandAPI[S, C, E]) events(ctx context.Context, r *rest.Request) (*res
 		}
 		page.Events = append(page.Events, eventJSON{
 			ID: env.ID, Type: env.Type, Version: env.Version, Position: env.Position, Time: env.Time, CommandID: env.Meta.CommandID,
-			CorrelationID: env.Meta.CorrelationID, CausationID: env.Meta.CausationID, Actor: env.Meta.Actor, Data: data,
+			CorrelationID: env.Meta.CorrelationID, CausationID: env.Meta.CausationID, Actor: env.Meta.Actor, Part: env.Part, Parts: env.Parts, Data: data,
 		})
 	}
 	return rest.JSON(http.StatusOK, page), nil
@@ -410,5 +410,7 @@ type eventJSON struct {
 	CorrelationID string          `json:"correlation_id,omitempty"`
 	CausationID   string          `json:"causation_id,omitempty"`
 	Actor         string          `json:"actor,omitempty"`
+	Part          int             `json:"part,omitempty"`  // from 0, of a stored event that is read as several
+	Parts         int             `json:"parts,omitempty"` // how many they are
 	Data          json.RawMessage `json:"data"`
 }
