@@ -46,16 +46,18 @@ func (h idSeed) of(commandID string) uint64 { return maphash.String(maphash.Seed
 
 // remember adds a command; what is safely in the store makes room.
 func (s *stream[S]) remember(p past, stored int64, seed idSeed) {
-	if len(s.pasts) >= maxPasts {
-		if old := &s.pasts[0]; old.batch == 0 && old.offset < stored {
-			if old.first <= unindexed {
-				s.early = append(s.early, seed.of(old.id))
-			}
-			s.pasts = slices.Delete(s.pasts, 0, 1)
-			s.complete = false
+	gone := 0
+	for ; len(s.pasts)-gone >= maxPasts; gone++ {
+		old := &s.pasts[gone]
+		if old.batch != 0 || old.offset >= stored {
+			break
 		}
+		if old.first <= unindexed {
+			s.early = append(s.early, seed.of(old.id))
+		}
+		s.complete = false
 	}
-	s.pasts = append(s.pasts, p)
+	s.pasts = append(slices.Delete(s.pasts, 0, gone), p)
 }
 
 // A cache keeps the streams used last. Those whose events are not all in the store yet stay whatever its size.

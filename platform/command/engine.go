@@ -32,6 +32,7 @@ type Config struct {
 	BatchBytes   int           // bytes of one write; default 900 KiB; never more than the topic takes
 	Streams      int           // streams kept in memory, over all partitions; default 131072
 	AckTimeout   time.Duration // a write outstanding for longer stops admission; default 3 s
+	Lease        time.Duration // an answer that appends nothing comes from an owner that was so not longer ago than this; default 3 s
 }
 
 func (c *Config) setDefaults() {
@@ -45,6 +46,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.AckTimeout <= 0 {
 		c.AckTimeout = 3 * time.Second
+	}
+	if c.Lease <= 0 {
+		c.Lease = 3 * time.Second
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -77,7 +81,7 @@ func New[S, C, E any](cfg Config, d es.Decider[S, C, E], codec *contract.Codec[E
 		decider: d,
 		codec:   codec,
 		events:  eventlog.NewEvents(codec, cfg.Source),
-		storing: newStorer(cfg.Store),
+		storing: newStorer(cfg.Store, cfg.Logger),
 		stopped: make(chan struct{}),
 	}
 	for id := range cfg.Topic.Partitions {
@@ -110,7 +114,10 @@ func (e *Engine[S, C, E]) Run(ctx context.Context) error {
 	})
 	err := g.Wait()
 	e.storing.close()
-	return errors.Join(err, <-storing)
+	if failed := <-storing; err == nil {
+		err = failed
+	}
+	return err
 }
 
 // Ready reports whether every partition takes commands.
@@ -129,15 +136,18 @@ func (e *Engine[S, C, E]) Handle(ctx context.Context, c Command[C]) (Receipt, er
 	if err := c.prepare(time.Now()); err != nil {
 		return Receipt{}, err
 	}
-	return e.ask(ctx, c, false)
+	return e.ask(ctx, &c, ask{})
 }
 
 // Lookup returns the receipt of a command that took effect on a stream, or ErrUnknownCommand.
 func (e *Engine[S, C, E]) Lookup(ctx context.Context, stream es.StreamID, commandID string) (Receipt, error) {
-	return e.ask(ctx, Command[C]{Stream: stream, ID: commandID}, true)
+	return e.ask(ctx, &Command[C]{Stream: stream, ID: commandID}, ask{lookup: true})
 }
 
-func (e *Engine[S, C, E]) ask(ctx context.Context, c Command[C], lookup bool) (Receipt, error) {
+// An ask says what is wanted other than a decision.
+type ask struct{ lookup, confirm bool }
+
+func (e *Engine[S, C, E]) ask(ctx context.Context, c *Command[C], what ask) (Receipt, error) {
 	p := e.partition(c.Stream)
 	if since := p.waiting.Load(); since != 0 && time.Since(time.Unix(0, since)) > e.cfg.AckTimeout {
 		return Receipt{}, ErrUnavailable.Because("%s: no broker has confirmed a write for %v", p.at, e.cfg.AckTimeout).After(time.Second)
@@ -146,7 +156,7 @@ func (e *Engine[S, C, E]) ask(ctx context.Context, c Command[C], lookup bool) (R
 	if !ok {
 		r = &request[C]{answer: make(chan result, 1)}
 	}
-	r.ctx, r.command, r.lookup = ctx, c, lookup
+	r.ctx, r.command, r.lookup, r.confirm = ctx, *c, what.lookup, what.confirm
 	select {
 	case p.queue <- r:
 	case <-e.stopped:
@@ -180,8 +190,8 @@ func (e *Engine[S, C, E]) partition(id es.StreamID) *partition[S, C, E] {
 	return e.partitions[eventlog.PartitionOf(id, e.cfg.Topic.Partitions)]
 }
 
-// Events returns the events of up to limit versions of a stream from a version on, and the stream's current version;
-// ErrStreamNotFound if it has none. Everything acknowledged before the call is in it.
+// Events returns the events of up to limit versions of a stream from a version on;
+// ErrStreamNotFound if it has none at all. Everything acknowledged before the call is in it.
 func (e *Engine[S, C, E]) Events(ctx context.Context, id es.StreamID, from es.Version, limit int) ([]es.Envelope[E], error) {
 	var all []es.Envelope[E]
 	versions := 0
@@ -190,10 +200,18 @@ func (e *Engine[S, C, E]) Events(ctx context.Context, id es.StreamID, from es.Ve
 		versions++
 		return versions < limit
 	})
-	if err == nil && len(all) == 0 && from <= 1 {
-		return nil, ErrStreamNotFound.Because("%q has no events", id)
+	if err != nil || len(all) > 0 {
+		return all, err
 	}
-	return all, err
+	// Nothing from there on: the stream is shorter, or there is none.
+	err = e.cfg.Store.Read(func(rd *store.Reader) error {
+		ok, err := rd.Has(eventKey(nil, e.partition(id).at.Partition, id, 1))
+		if err == nil && !ok {
+			err = ErrStreamNotFound.Because("%q has no events", id)
+		}
+		return err
+	})
+	return nil, err
 }
 
 // State returns the state of a stream after its last event for which upTo is true (nil = after the last), with that event's version.
@@ -222,6 +240,11 @@ func (e *Engine[S, C, E]) State(ctx context.Context, id es.StreamID, upTo func(e
 // acknowledged before.
 func (e *Engine[S, C, E]) read(ctx context.Context, id es.StreamID, from es.Version, yield func([]es.Envelope[E], string) bool) error {
 	p := e.partition(id)
+	if !p.fresh() {
+		if _, err := e.ask(ctx, &Command[C]{Stream: id}, ask{confirm: true}); err != nil {
+			return err
+		}
+	}
 	if err := p.waitStored(ctx); err != nil {
 		return err
 	}

@@ -342,6 +342,9 @@ func TestStreamReads(t *testing.T) {
 	if e.ID != es.EventID("a-1", "k-1", 1) || e.Index != 1 || e.Count != 2 || e.Meta.CommandID != "k-1" || e.Event != (credited{Amount: 1}) {
 		t.Errorf("event 4: %+v", e)
 	}
+	if _, err := r.engine.Events(t.Context(), "a-2", 2, 3); !errors.Is(err, ErrStreamNotFound) {
+		t.Errorf("no stream, from its second event on: %v", err)
+	}
 	if got, err := r.engine.Events(t.Context(), "a-1", 11, 3); err != nil || len(got) != 0 {
 		t.Errorf("events after the last: %v, %v", got, err)
 	}

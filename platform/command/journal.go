@@ -63,6 +63,9 @@ type row struct {
 
 const rowFormat = 1
 
+// maxFrame is the largest framed event: with its metadata, which ids and the HTTP header limit bound, it fits in a value of the store.
+const maxFrame = store.MaxValue - 8<<10
+
 var errRow = errors.New("malformed row")
 
 func (r *row) append(dst []byte) []byte {
@@ -241,6 +244,16 @@ func putCursor(b *store.Batch, c eventlog.Cursor) error {
 		return err
 	}
 	return b.Set(cursorKey(c.TopicPartition.Partition), value)
+}
+
+// writeCursor writes the cursor alone: a store that takes it can take events.
+func writeCursor(db *store.DB, c eventlog.Cursor) error {
+	b := db.NewBatch()
+	defer b.Discard()
+	if err := putCursor(b, c); err != nil {
+		return err
+	}
+	return b.Commit()
 }
 
 // isFull reports whether a store batch must be committed before more can go in.

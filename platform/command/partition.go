@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"runtime/debug"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -20,6 +21,7 @@ type request[C any] struct {
 	ctx     context.Context
 	command Command[C]
 	lookup  bool
+	confirm bool // asks only whether this process is still the owner
 	retried bool // admitted before, under an owner that was deposed since
 	state   atomic.Int32
 	answer  chan result // holds one
@@ -39,6 +41,7 @@ type partition[S, C, E any] struct {
 
 	serving atomic.Bool
 	waiting atomic.Int64  // since when a write is outstanding, Unix nanoseconds; 0 = none is
+	proven  atomic.Int64  // when the latest write was sent that was acknowledged, Unix nanoseconds: this process was the owner then
 	ready   chan struct{} // closed after the first claim: from then on stored and acked mean something
 	acked   atomic.Int64  // offset after the last record that was acknowledged, or read at the claim
 	stored  *progress     // offset before which everything is in the store
@@ -117,8 +120,11 @@ func (p *partition[S, C, E]) run(ctx context.Context) error {
 	for {
 		err := p.takeOver(ctx)
 		if err == nil {
-			pause = 10 * time.Millisecond
+			began := time.Now()
 			err = p.serve(ctx)
+			if time.Since(began) > 10*time.Second {
+				pause = 10 * time.Millisecond // two that take the partition from each other slow down
+			}
 		}
 		p.serving.Store(false)
 		if p.owner != nil {
@@ -141,9 +147,16 @@ func (p *partition[S, C, E]) run(ctx context.Context) error {
 	}
 }
 
-// transient reports whether a new claim may mend err: brokers, claimants and foreign writers come and go, a store that does not fit stays.
+// transient reports whether a new claim may mend err: brokers, claimants and foreign writers come and go, and a batch that the topic
+// does not take was answered. A store that failed or does not fit the log stays as it is.
 func (p *partition[S, C, E]) transient(err error) bool {
-	return fault.KindOf(err).Retryable() || errors.Is(err, eventlog.ErrForeign) || errors.Is(err, context.DeadlineExceeded)
+	switch {
+	case errors.Is(err, store.ErrFailed), errors.Is(err, store.ErrDamaged), errors.Is(err, store.ErrClosed):
+		return false
+	case errors.Is(err, eventlog.ErrForeign), errors.Is(err, eventlog.ErrTooLarge), errors.Is(err, eventlog.ErrRefused), errors.Is(err, context.DeadlineExceeded):
+		return true
+	}
+	return fault.KindOf(err).Retryable()
 }
 
 // takeOver makes this process the owner and brings the store up to the claim.
@@ -157,6 +170,10 @@ func (p *partition[S, C, E]) takeOver(ctx context.Context) error {
 	}
 	cursor, err := readCursor(e.cfg.Store, e.cfg.Topic, p.at.Partition)
 	if err != nil {
+		return err
+	}
+	// A claim deposes whoever serves the partition now: not by a process whose own store takes nothing.
+	if err := writeCursor(e.cfg.Store, cursor); err != nil {
 		return err
 	}
 	owner, err := e.cfg.Log.Claim(ctx, e.cfg.Topic, p.at.Partition, e.cfg.Identity, e.cfg.Marks)
@@ -248,33 +265,17 @@ func (p *partition[S, C, E]) serve(ctx context.Context) error {
 	)
 	defer func() { p.dropAll() }()
 	p.serving.Store(true)
-	again := p.again
-	p.again = nil
-	for i, r := range again {
-		if p.held != nil {
-			p.again = again[i:]
-			break
-		}
-		p.admit(ctx, r)
-	}
+	p.readmit(ctx)
 	for {
-		if p.held != nil && p.flying == nil && p.filling.encoded.Len() == 0 {
-			again := append([]*request[C]{p.held}, p.again...)
-			p.held, p.again = nil, nil
-			for i, r := range again {
-				if p.held != nil {
-					p.again = again[i:]
-					break
-				}
-				p.admit(ctx, r)
-			}
-		}
 		p.send()
+		if p.held != nil && p.filling.encoded.Len() == 0 {
+			p.readmit(ctx) // the next batch fills while the full one is on its way
+		}
 		queue := p.queue
 		if p.held != nil || stop == nil {
 			queue = nil // full, or stopping: the rest waits where its caller can still give up
 		}
-		if stop == nil && p.flying == nil && p.held == nil {
+		if stop == nil && p.flying == nil && p.held == nil && len(p.filling.waits) == 0 {
 			return nil
 		}
 		select {
@@ -285,21 +286,16 @@ func (p *partition[S, C, E]) serve(ctx context.Context) error {
 				p.next(ctx, <-queue)
 			}
 		case a := <-p.acks:
-			p.waiting.Store(0)
-			if a.err != nil {
-				return a.err
+			if err := p.landed(a); err != nil {
+				return err
 			}
-			p.confirm(a.base)
 		case <-p.owner.Lost():
-			if p.flying == nil {
-				return p.owner.Err()
+			if p.flying != nil {
+				// The write has an end of its own, which says more.
+				if err := p.landed(<-p.acks); err != nil {
+					return err
+				}
 			}
-			// The write has an end of its own, which says more.
-			a := <-p.acks
-			if a.err != nil {
-				return a.err
-			}
-			p.confirm(a.base)
 			return p.owner.Err()
 		case <-p.engine.storing.failed:
 			return p.engine.storing.err
@@ -310,6 +306,44 @@ func (p *partition[S, C, E]) serve(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// readmit admits the request that did not fit, and those to be decided again, until one does not fit.
+func (p *partition[S, C, E]) readmit(ctx context.Context) {
+	again := p.again
+	if p.held != nil {
+		again = append([]*request[C]{p.held}, again...)
+	}
+	p.held, p.again = nil, nil
+	for i, r := range again {
+		if p.held != nil {
+			p.again = again[i:]
+			return
+		}
+		p.admit(ctx, r)
+	}
+}
+
+// landed takes the end of the write that is on its way.
+func (p *partition[S, C, E]) landed(a ack) error {
+	since := p.waiting.Swap(0)
+	switch {
+	case a.err == nil:
+		p.proven.Store(since)
+		p.confirm(a.base)
+	case errors.Is(a.err, eventlog.ErrTooLarge), errors.Is(a.err, eventlog.ErrRefused):
+		// Nothing of it was written: everybody in it can be told, but what was decided on it since has to be decided again.
+		b := p.flying
+		p.flying = nil
+		err := ErrTooLarge.Because("the topic does not take the write it was part of").Wrap(a.err)
+		for i := range b.taken {
+			b.taken[i].request.answer <- result{err: err}
+		}
+		for _, w := range b.waits {
+			w.request.answer <- result{err: err}
+		}
+	}
+	return a.err
 }
 
 // next admits a request from the queue unless its caller gave up.
@@ -323,6 +357,10 @@ func (p *partition[S, C, E]) next(ctx context.Context, r *request[C]) {
 func (p *partition[S, C, E]) admit(ctx context.Context, r *request[C]) {
 	if r.retried && r.ctx.Err() != nil {
 		return // nobody waits any more; a repeat of the command finds out what became of it
+	}
+	if r.confirm {
+		p.rest(new(stream[S]), wait[C]{request: r, repeat: -1, place: -1})
+		return
 	}
 	c := &r.command
 	s, err := p.load(ctx, c.Stream)
@@ -343,9 +381,9 @@ func (p *partition[S, C, E]) admit(ctx context.Context, r *request[C]) {
 	case known != nil:
 		a := receipt(p.at, s.id, known)
 		a.Replayed = !r.retried && !r.lookup
-		r.answer <- result{receipt: a}
+		p.rest(s, wait[C]{request: r, repeat: -1, place: -1, result: result{receipt: a}})
 	case r.lookup:
-		r.answer <- result{err: ErrUnknownCommand.Because("%q on %q", c.ID, c.Stream)}
+		p.rest(s, wait[C]{request: r, repeat: -1, place: -1, result: result{err: ErrUnknownCommand.Because("%q on %q", c.ID, c.Stream)}})
 	case c.Expect != nil && *c.Expect != s.version:
 		p.rest(s, wait[C]{request: r, repeat: -1, place: -1, result: result{
 			err: ErrVersion.Because("%q is at %d, expected %d", c.Stream, s.version, *c.Expect).WithCurrent(int64(s.version)).WithFix("read the stream again and decide anew"),
@@ -380,8 +418,7 @@ func (p *partition[S, C, E]) decide(s *stream[S], r *request[C]) {
 func (p *partition[S, C, E]) consult(s *stream[S], c *Command[C]) (events []E, state S, err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			p.engine.cfg.Logger.Error("decider panicked", "partition", p.at.String(), "stream", string(s.id), "command", fmt.Sprintf("%T", c.Payload), "panic", v)
-			err = ErrDecider.Because("panic: %v", v)
+			err = p.panicked(v, s.id, fmt.Sprintf("%T", c.Payload))
 		}
 	}()
 	events, err = p.engine.decider.Decide(s.state, c.Payload, c.Meta)
@@ -393,6 +430,11 @@ func (p *partition[S, C, E]) consult(s *stream[S], c *Command[C]) (events []E, s
 		state = p.engine.decider.Evolve(state, e)
 	}
 	return events, state, nil
+}
+
+func (p *partition[S, C, E]) panicked(v any, id es.StreamID, what string) error {
+	p.engine.cfg.Logger.Error("decider panicked", "partition", p.at.String(), "stream", string(id), "in", what, "panic", v, "stack", string(debug.Stack()))
+	return ErrDecider.Because("panic: %v", v)
 }
 
 // take encodes the events, all in one batch, and makes them part of the stream's state.
@@ -447,17 +489,26 @@ func (p *partition[S, C, E]) encode(t *taken[S, C], index, count int, event E) e
 	} else {
 		t.types = append(t.types, env.Type)
 	}
+	// What the log takes and the store does not would stop the partition for good.
+	if len(b.arena)-start > maxFrame {
+		return eventlog.ErrTooLarge.Because("event %d has %d bytes, at most %d are allowed", index, len(b.arena)-start, maxFrame)
+	}
 	b.parts = append(b.parts, part{env.ID, len(b.arena)})
 	return e.events.AddFrame(b.encoded, &env, b.arena[start:])
 }
 
 // load returns a stream with everything decided on it before.
-func (p *partition[S, C, E]) load(ctx context.Context, id es.StreamID) (*stream[S], error) {
+func (p *partition[S, C, E]) load(ctx context.Context, id es.StreamID) (loaded *stream[S], err error) {
 	if s := p.cache.get(id); s != nil {
 		return s, nil
 	}
+	defer func() {
+		if v := recover(); v != nil {
+			err = p.panicked(v, id, "fold")
+		}
+	}()
 	s := &stream[S]{id: id, last: -1, complete: true}
-	err := p.engine.cfg.Store.Read(func(rd *store.Reader) error {
+	err = p.engine.cfg.Store.Read(func(rd *store.Reader) error {
 		// Most unknown streams are new ones: one look that the store's filters answer.
 		if ok, err := rd.Has(eventKey(nil, p.at.Partition, id, 1)); err != nil || !ok {
 			return err
@@ -505,13 +556,22 @@ func (p *partition[S, C, E]) known(s *stream[S], commandID string) (*past, error
 	return found, err
 }
 
-// rest gives an answer as soon as everything it rests on is in the log.
+// rest gives an answer that appends nothing as soon as everything it rests on is in the log, and it is sure that this process was the
+// owner not longer than Config.Lease ago: a deposed owner does not know that its state is old.
 func (p *partition[S, C, E]) rest(s *stream[S], w wait[C]) {
-	if s.batch == 0 {
+	switch {
+	case s.batch != 0:
+		p.attach(s.batch, w)
+	case p.fresh():
 		w.request.answer <- w.result
-		return
+	default:
+		p.filling.waits = append(p.filling.waits, w) // answered with the next write, a barrier if there is nothing to write
 	}
-	p.attach(s.batch, w)
+}
+
+// fresh reports whether an append was sent within the lease that was acknowledged since.
+func (p *partition[S, C, E]) fresh() bool {
+	return time.Since(time.Unix(0, p.proven.Load())) < p.engine.cfg.Lease
 }
 
 func (p *partition[S, C, E]) attach(seq uint64, w wait[C]) {
@@ -551,12 +611,16 @@ func (p *partition[S, C, E]) recycle(b *batch[S, C]) {
 
 // send starts the write of what has gathered, if none is on its way.
 func (p *partition[S, C, E]) send() {
-	if p.flying != nil || p.filling.encoded.Len() == 0 {
+	if p.flying != nil || p.filling.encoded.Len() == 0 && len(p.filling.waits) == 0 {
 		return
 	}
 	p.flying, p.filling = p.filling, p.newBatch()
 	p.waiting.Store(time.Now().UnixNano())
 	acks := p.acks
+	if p.flying.encoded.Len() == 0 {
+		p.owner.Barrier(func(err error) { acks <- ack{0, err} })
+		return
+	}
 	p.owner.Append(p.flying.encoded, func(base int64, err error) { acks <- ack{base, err} })
 }
 
@@ -564,7 +628,9 @@ func (p *partition[S, C, E]) send() {
 func (p *partition[S, C, E]) confirm(base int64) {
 	b := p.flying
 	p.flying = nil
-	p.acked.Store(base + int64(b.encoded.Len()))
+	if b.encoded.Len() > 0 {
+		p.acked.Store(base + int64(b.encoded.Len()))
+	}
 	cursor := p.owner.Cursor()
 	b.encoded.Reset()
 	p.spare = append(p.spare, b.encoded)
@@ -585,14 +651,14 @@ func (p *partition[S, C, E]) confirm(base int64) {
 		switch {
 		case w.repeat >= 0:
 			w.result.receipt = p.receipt(b, &b.taken[w.repeat], base)
-			w.result.receipt.Replayed = !w.request.retried
+			w.result.receipt.Replayed = !w.request.retried && !w.request.lookup
 		case w.place >= 0:
 			w.result.receipt.Position = es.Position{TopicPartition: p.at, Offset: base + int64(w.place)}
 		}
 		w.request.answer <- w.result
 	}
 	p.engine.storing.add(storeJob{
-		events: len(b.taken), cursor: cursor,
+		bytes: len(b.arena) + 256*len(b.parts), cursor: cursor,
 		write: func(w *rowWriter, into *store.Batch, from int) (int, error) { return p.write(w, into, b, base, from) },
 		done: func() {
 			p.stored.set(cursor.Next)
@@ -661,7 +727,7 @@ func (p *partition[S, C, E]) dropAll() {
 // refuseAll answers everybody who still waits when the partition ends.
 func (p *partition[S, C, E]) refuseAll() {
 	for _, r := range p.again {
-		r.answer <- result{err: ErrOutcome.Because("this instance stopped while the write was on its way").WithFix("repeat the command with the same Idempotency-Key")}
+		r.answer <- result{err: ErrOutcome.Because("this instance stopped before it was known whether the command took effect").WithFix("repeat the command with the same Idempotency-Key")}
 	}
 	p.again = nil
 	for {

@@ -1,7 +1,9 @@
 package command
 
 import (
+	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -13,39 +15,40 @@ const (
 	// storeDelay is how long events may wait for company on their way to the store: they are safe in the log, and one synced
 	// transaction costs as much for many events as for one. Whoever needs them in the store does not wait for it.
 	storeDelay = 20 * time.Millisecond
-	// storeBatch is how many events make waiting for more pointless.
-	storeBatch = 4096
-	// storeBehind is how many events may be on their way to the store before the partitions wait for it.
-	storeBehind = 64 << 10
+	// storeBatch is how many bytes make waiting for more pointless.
+	storeBatch = 2 << 20
+	// storeBehind is how many bytes may be on their way to the store before the partitions wait for it.
+	storeBehind = 48 << 20
 )
 
 // A storer writes acked batches to the stream store behind the partitions' backs, many in one synced transaction.
 type storer struct {
 	db     *store.DB
+	logger *slog.Logger
 	failed chan struct{} // closed with err set
 	err    error
 	rows   rowWriter
 
 	mu      sync.Mutex
 	jobs    []storeJob
-	events  int           // in jobs and in the transaction under way
+	bytes   int           // in jobs and in the transaction under way
 	closed  bool          // nothing is added any more
 	urgent  chan struct{} // holds one: write now
 	arrived chan struct{} // holds one: jobs were added, or closed was set
-	room    sync.Cond     // events fell
+	room    sync.Cond     // bytes fell
 }
 
 // A storeJob is one acked batch. write puts its events from a place on into a store batch: -1 when all are in, else the place to go on
 // with and the error. done is called when they are in the store and cursor with them.
 type storeJob struct {
-	events int
+	bytes  int // of memory, about
 	cursor eventlog.Cursor
 	write  func(w *rowWriter, b *store.Batch, from int) (next int, err error)
 	done   func()
 }
 
-func newStorer(db *store.DB) *storer {
-	s := &storer{db: db, failed: make(chan struct{}), urgent: make(chan struct{}, 1), arrived: make(chan struct{}, 1)}
+func newStorer(db *store.DB, logger *slog.Logger) *storer {
+	s := &storer{db: db, logger: logger, failed: make(chan struct{}), urgent: make(chan struct{}, 1), arrived: make(chan struct{}, 1)}
 	s.room.L = &s.mu
 	return s
 }
@@ -54,13 +57,13 @@ func newStorer(db *store.DB) *storer {
 func (s *storer) add(j storeJob) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for s.events >= storeBehind && s.err == nil {
+	for s.bytes >= storeBehind && s.err == nil {
 		s.room.Wait()
 	}
 	s.jobs = append(s.jobs, j)
-	s.events += j.events
+	s.bytes += j.bytes
 	notify(s.arrived)
-	if s.events >= storeBatch {
+	if s.bytes >= storeBatch {
 		notify(s.urgent)
 	}
 }
@@ -108,7 +111,7 @@ func (s *storer) run() error {
 		}
 		s.mu.Lock()
 		for _, j := range jobs {
-			s.events -= j.events
+			s.bytes -= j.bytes
 		}
 		s.mu.Unlock()
 		s.room.Broadcast()
@@ -139,7 +142,7 @@ func (s *storer) write(jobs []storeJob) error {
 			if !isFull(err) || b.Len() == 0 {
 				return err
 			}
-			if err := b.Commit(); err != nil {
+			if err := s.commit(b); err != nil {
 				return err
 			}
 			b = s.db.NewBatch()
@@ -149,11 +152,33 @@ func (s *storer) write(jobs []storeJob) error {
 			from = next
 		}
 	}
-	if err := b.Commit(); err != nil {
+	if err := s.commit(b); err != nil {
 		return err
 	}
 	for ; finished < len(jobs); finished++ {
 		jobs[finished].done()
 	}
 	return nil
+}
+
+// fullPause is how long the storer waits before it tries again on a full disk.
+const fullPause = time.Second
+
+// commit commits b; on a full disk it goes on trying, while the partitions wait for room in turn: the events are safe in the log. Once
+// nothing is added any more it gives up, for they are read from there again.
+func (s *storer) commit(b *store.Batch) error {
+	for {
+		err := b.Commit()
+		if !errors.Is(err, store.ErrDiskFull) {
+			return err
+		}
+		s.mu.Lock()
+		closed := s.closed
+		s.mu.Unlock()
+		if closed {
+			return err
+		}
+		s.logger.Warn("the stream store waits for room on the disk", "error", err)
+		time.Sleep(fullPause)
+	}
 }

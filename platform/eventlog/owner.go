@@ -108,8 +108,27 @@ func (o *Owner) Append(b *Batch, done func(base int64, err error)) {
 		go done(-1, ErrTooLarge.Because("the batch has %d bytes, %s takes %d", b.Size(), o.topic.Name, o.topic.MaxBytes))
 		return
 	}
+	o.enqueue(a)
+}
+
+// Barrier writes a barrier record as if it were a batch, and calls done once, on another goroutine: nil says that this owner was the
+// owner when it was written, so that whatever it knew before is the latest. The errors are those of Append, and so is the rule that
+// only one may be under way.
+func (o *Owner) Barrier(done func(err error)) {
+	a, err := o.markAttempt(MarkBarrier)
+	if err != nil {
+		go done(err)
+		return
+	}
+	a.done = func(_ int64, err error) { done(err) }
+	a.asked = true
+	o.enqueue(a)
+}
+
+// enqueue takes the caller's attempt, to be sent when nothing of the owner's own is under way.
+func (o *Owner) enqueue(a *attempt) {
 	o.mu.Lock()
-	if o.waiting != nil || o.inflight != nil && o.inflight.mark == 0 {
+	if o.waiting != nil || o.inflight != nil && (o.inflight.mark == 0 || o.inflight.asked) {
 		o.mu.Unlock()
 		panic("eventlog: Append while another one is under way")
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,6 +26,7 @@ type attempt struct {
 	epoch    int16
 	sequence int32
 	mark     MarkKind  // 0 = the caller's events
+	asked    bool      // a barrier that the caller waits for
 	open     bool      // an earlier sending of it may have been written
 	first    time.Time // when it was sent first
 	tries    int
@@ -79,12 +81,17 @@ func (s *sender) push(a *attempt) bool {
 	return true
 }
 
-// take moves pending attempts into batch until a request is full.
+// take moves pending attempts into batch until a request is full, or would name a partition twice: of two batches for one partition a
+// broker writes only the last, and gives one answer that would pass for both. Two owners of a partition can meet here, one of them
+// deposed and not aware of it yet.
 func (s *sender) take(batch []*attempt) []*attempt {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n, size := 0, 0
 	for n < len(s.pending) && (n == 0 || size+len(s.pending[n].bytes) <= maxRequestBytes) {
+		if slices.ContainsFunc(s.pending[:n], func(a *attempt) bool { return a.owner.tp == s.pending[n].owner.tp }) {
+			break
+		}
 		size += len(s.pending[n].bytes)
 		n++
 	}
