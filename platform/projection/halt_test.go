@@ -388,3 +388,63 @@ func TestSplitEvents(t *testing.T) {
 		})
 	}
 }
+
+// TestHaltWhileGathering lets a view come upon an event that it cannot handle long after its last batch, while it is left out of
+// batches because it changes the same few rows again and again.
+func TestHaltWhileGathering(t *testing.T) {
+	r := newRig(t, 2)
+	r.log.most = 50
+	r.cfg = Config{BatchEvents: 100, WaitMax: 20 * time.Second}
+	for i := range 6000 {
+		r.log.add(int32(i%2), change{Kind: "placed", Order: fmt.Sprintf("o-%04d", i), Customer: fmt.Sprint("c-", i%7), Day: "d", Amount: 1})
+	}
+	bad := r.log.add(1, change{Kind: "poison", Order: "o-9", Customer: "c-1", Day: "d", Amount: 100})
+	for i := range 1000 {
+		r.log.add(int32(i%2), change{Kind: "placed", Order: fmt.Sprintf("p-%04d", i), Customer: fmt.Sprint("c-", i%7), Day: "d", Amount: 1})
+	}
+	v := customersView()
+	apply := v.Apply
+	v.Apply = func(row sumRow, e es.Envelope[change]) sumRow {
+		row = apply(row, e)
+		if e.Event.Kind == "poison" {
+			panic("after the damage")
+		}
+		return row
+	}
+	r.start(func(p *Projector) error { return Add(p, ordersViewWithout("poison"), r.log.topic, r.dec) },
+		func(p *Projector) error { return Add(p, v, r.log.topic, r.dec) },
+		func(p *Projector) error { return Add(p, salesView(), r.log.topic, r.dec) })
+	r.wait("orders", "sales")
+	if _, err := r.p.List(t.Context(), "customers", Query{}, es.Positions{bad}); !errors.Is(err, ErrNotCaughtUp) {
+		t.Errorf("customers: %v, want halted", err)
+	}
+	even := es.Position{TopicPartition: es.TopicPartition{Topic: bad.Topic, Partition: 0}, Offset: 3499}
+	if _, err := r.p.List(t.Context(), "customers", Query{}, es.Positions{even}); err != nil {
+		t.Errorf("the other partition: %v", err)
+	}
+	if st := status(t, r.p, "customers", 1); st.State != Halted || st.Next != bad.Offset {
+		t.Errorf("%+v, want halted at %s", st, bad)
+	}
+	if err := checkSums(t.Context(), r.p, r.log, customersView()); err != nil {
+		t.Error(err)
+	}
+	if err := checkSums(t.Context(), r.p, r.log, salesView()); err != nil {
+		t.Error(err)
+	}
+	if r.log.opened < 2 {
+		t.Error("the log was read once only: the view was not left out of any batch")
+	}
+}
+
+// ordersViewWithout is the orders view without use for one kind.
+func ordersViewWithout(kind string) es.View[orderRow, change] {
+	v := ordersView()
+	key := v.Key
+	v.Key = func(e es.Envelope[change]) (string, bool) {
+		if e.Event.Kind == kind {
+			return "", false
+		}
+		return key(e)
+	}
+	return v
+}

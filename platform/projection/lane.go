@@ -22,7 +22,8 @@ type lane struct {
 	folds []fold
 	parts map[es.TopicPartition]*part
 
-	paused atomic.Bool
+	targets map[string][]int64
+	paused  atomic.Bool
 
 	// Of the applying goroutine.
 	db     *store.DB
@@ -34,6 +35,10 @@ type lane struct {
 	flying bool
 	most   int  // how many events a batch takes
 	grown  size // by how much the last chunk made the batch grow
+	// By fold: how many events it has applied, beside those of cur, that were not handed over.
+	owed []int
+	// While the lane is behind, views that change the same rows again and again are left out of batches: see waits.
+	patient bool
 }
 
 // A handover is a batch for the committer.
@@ -47,13 +52,19 @@ type handover struct {
 const chunkEvents = 2048
 
 func newLane(p *Projector) *lane {
-	return &lane{p: p, db: p.cfg.Store, parts: map[es.TopicPartition]*part{}, batch: 1, most: p.cfg.BatchEvents,
-		done: make(chan error, 1), work: make(chan *handover, 1)}
+	return &lane{p: p, db: p.cfg.Store, most: p.cfg.BatchEvents, patient: true}
 }
 
 func (l *lane) add(f fold) {
 	l.folds = append(l.folds, f)
-	v := f.state()
+	l.follow(f.state())
+}
+
+// follow makes the lane read what v still has to read.
+func (l *lane) follow(v *viewState) {
+	if l.parts == nil {
+		l.parts = map[es.TopicPartition]*part{}
+	}
 	for n := range v.cursors {
 		c := v.cursors[n]
 		pt := l.parts[c.TopicPartition]
@@ -70,6 +81,7 @@ func (l *lane) add(f fold) {
 
 // aim sets the ends of the log at the start: who has reached them has caught up.
 func (l *lane) aim(targets map[string][]int64) {
+	l.targets = targets
 	for tp, pt := range l.parts {
 		if ends := targets[tp.Topic]; int(tp.Partition) < len(ends) {
 			pt.raise(ends[tp.Partition])
@@ -81,7 +93,34 @@ func (l *lane) aim(targets map[string][]int64) {
 	}
 }
 
-func (l *lane) run(ctx context.Context) (err error) {
+// errAgain ends a lane that has to read events again which it has applied already.
+var errAgain = errors.New("projection: the lane starts again")
+
+// run works until ctx ends. Should a view that was left out of batches come upon an event that it cannot handle, the events
+// since its last batch are not at hand any more: then the lane starts again from what is stored, and leaves no view out from then on.
+func (l *lane) run(ctx context.Context) error {
+	for {
+		err := l.once(ctx)
+		if !errors.Is(err, errAgain) {
+			return err
+		}
+		l.patient = false
+		l.parts = nil
+		for _, f := range l.folds {
+			// What was sealed need not have been committed.
+			f.reset()
+			if err := l.p.readCursors(f.state()); err != nil {
+				return err
+			}
+			l.follow(f.state())
+		}
+		l.aim(l.targets)
+	}
+}
+
+func (l *lane) once(ctx context.Context) (err error) {
+	l.cur, l.flying, l.batch, l.owed = nil, false, 1, make([]int, len(l.folds))
+	l.done, l.work = make(chan error, 1), make(chan *handover, 1)
 	if l.snap, err = newSnapshot(l.db); err != nil {
 		return err
 	}
@@ -110,6 +149,9 @@ func (l *lane) run(ctx context.Context) (err error) {
 		if errors.Is(errs[i], context.Canceled) {
 			errs[i] = nil
 		}
+	}
+	if errors.Is(errs[1], errAgain) && errs[0] == nil && (errs[2] == nil || errors.Is(errs[2], errAgain)) {
+		return errAgain
 	}
 	return errors.Join(errs...)
 }
@@ -265,7 +307,7 @@ func (l *lane) applyAll(ctx context.Context, in <-chan *chunk) error {
 		}
 		var err error
 		if c == nil {
-			err = l.handOver(ctx)
+			err = l.handOver(ctx, len(in) > 0)
 		} else {
 			err = l.apply(c)
 		}
@@ -278,16 +320,40 @@ func (l *lane) applyAll(ctx context.Context, in <-chan *chunk) error {
 	}
 }
 
-// full reports whether the next chunk might not fit into the batch any more.
+// full reports whether the next chunk might not fit into the batch any more. Views that can be left out do not count, until they
+// have to be handed over themselves.
 func (l *lane) full() bool {
-	events := 0
-	for _, c := range l.cur {
-		events += c.events
+	now := size{}
+	for i, f := range l.folds {
+		switch {
+		case !l.patient || !f.gathers():
+			now = now.plus(f.estimate())
+		case !l.waits(i):
+			return true
+		}
 	}
-	now := l.estimate()
 	writes, bytes := l.db.Room()
 	// The next chunk makes it grow as the last one did, or a little more.
-	return events >= l.most || now.writes+l.grown.writes*5/4 > writes || now.bytes+l.grown.bytes*5/4 > bytes*15/16
+	return l.events() >= l.most || now.writes+l.grown.writes*5/4 > writes || now.bytes+l.grown.bytes*5/4 > bytes*15/16
+}
+
+// events returns how many events were applied and not handed over.
+func (l *lane) events() (n int) {
+	for _, c := range l.cur {
+		n += c.events
+	}
+	return n
+}
+
+// waitEvents is how many events a view may be left out for.
+const waitEvents = 1 << 17
+
+// waits reports whether a view may be left out of the next batch, if more events are waiting already: it changes few rows, those
+// many times over, and they still fit into a batch of their own.
+func (l *lane) waits(i int) bool {
+	writes, bytes := l.db.Room()
+	s := l.folds[i].estimate()
+	return l.patient && l.folds[i].gathers() && l.owed[i]+l.events() < waitEvents && s.writes < writes*3/4 && s.bytes < bytes*3/4
 }
 
 // A size is about what a batch will be in the store.
@@ -296,11 +362,11 @@ type size struct {
 	bytes  int64
 }
 
+func (s size) plus(o size) size { return size{s.writes + o.writes, s.bytes + o.bytes} }
+
 func (l *lane) estimate() (sum size) {
 	for _, f := range l.folds {
-		s := f.estimate()
-		sum.writes += s.writes
-		sum.bytes += s.bytes
+		sum = sum.plus(f.estimate())
 	}
 	return sum
 }
@@ -318,28 +384,47 @@ func (l *lane) landed(err error) error {
 	return err
 }
 
-// each calls f for every fold, in parallel if the work is worth it.
-func (l *lane) each(events int, f func(i int) error) error {
-	errs := make([]error, len(l.folds))
-	if events < minShare || len(l.folds) == 1 {
-		for i := range l.folds {
-			errs[i] = f(i)
+// each calls f for the folds, in parallel if the work is worth it.
+func (l *lane) each(folds []int, f func(i int) error) error {
+	errs := make([]error, len(folds))
+	if l.events() < minShare || len(folds) == 1 {
+		for k, i := range folds {
+			errs[k] = f(i)
 		}
 		return errors.Join(errs...)
 	}
 	var wg sync.WaitGroup
-	for i := range l.folds {
-		wg.Go(func() { errs[i] = f(i) })
+	for k, i := range folds {
+		wg.Go(func() { errs[k] = f(i) })
 	}
 	wg.Wait()
 	return errors.Join(errs...)
 }
 
+// all returns the numbers of all folds.
+func (l *lane) all() []int {
+	all := make([]int, len(l.folds))
+	for i := range all {
+		all[i] = i
+	}
+	return all
+}
+
 func (l *lane) apply(c *chunk) error {
 	before := l.estimate()
 	l.cur = append(l.cur, c)
+	if err := l.applyTo(l.all(), c); err != nil {
+		return err
+	}
+	after := l.estimate()
+	l.grown = size{max(after.writes-before.writes, 0), max(after.bytes-before.bytes, 0)}
+	return nil
+}
+
+// applyTo applies a chunk, the last one of cur, to some of the folds.
+func (l *lane) applyTo(folds []int, c *chunk) error {
 	broken := make([]bool, len(l.folds))
-	err := l.each(c.events, func(i int) error {
+	err := l.each(folds, func(i int) error {
 		ok, err := l.folds[i].apply(c, l.snap.Reader)
 		broken[i] = !ok
 		return err
@@ -347,16 +432,17 @@ func (l *lane) apply(c *chunk) error {
 	if err != nil {
 		return err
 	}
-	after := l.estimate()
-	l.grown = size{max(after.writes-before.writes, 0), max(after.bytes-before.bytes, 0)}
 	return l.mend(broken)
 }
 
-// mend rolls the broken views back to the last batch and applies the current one again, event by event.
+// mend rolls the broken views back to their last batch and applies the current one again, event by event.
 func (l *lane) mend(broken []bool) error {
 	for i, f := range l.folds {
 		if !broken[i] {
 			continue
+		}
+		if l.owed[i] > 0 {
+			return errAgain
 		}
 		if err := l.land(); err != nil {
 			return err
@@ -390,83 +476,127 @@ func (l *lane) refresh() error {
 	return nil
 }
 
-// handOver gives the batch to the committer.
-func (l *lane) handOver(ctx context.Context) error {
+// handOver gives the batch to the committer: all views together if they fit, else those that gather one by one, after the others.
+// If more is waiting, they are left out for a while.
+func (l *lane) handOver(ctx context.Context, behind bool) error {
+	var groups [][]int
+	together := size{}
+	writes, bytes := l.db.Room()
+	var gather []int
+	for i, f := range l.folds {
+		if f.gathers() {
+			gather = append(gather, i)
+			continue
+		}
+		if groups == nil {
+			groups = [][]int{nil}
+		}
+		groups[0] = append(groups[0], i)
+		together = together.plus(f.estimate())
+	}
+	var left []int
+	for _, i := range gather {
+		s := together.plus(l.folds[i].estimate())
+		switch {
+		case behind && l.waits(i):
+			left = append(left, i)
+		case groups != nil && l.owed[i] == 0 && s.writes < writes*7/8 && s.bytes < bytes*7/8:
+			groups[0] = append(groups[0], i)
+			together = s
+		default:
+			groups = append(groups, []int{i})
+		}
+	}
+	for _, g := range groups {
+		if err := l.handOverGroup(ctx, g); err != nil {
+			return err
+		}
+	}
+	for _, i := range left {
+		l.owed[i] += l.events()
+	}
+	l.cur = l.cur[:0]
+	return nil
+}
+
+// handOverGroup gives the committer what some of the folds have applied.
+func (l *lane) handOverGroup(ctx context.Context, group []int) error {
 	if err := l.land(); err != nil {
 		return err
-	}
-	events := 0
-	for _, c := range l.cur {
-		events += c.events
 	}
 	h := &handover{writes: make([]*writes, len(l.folds)), shown: make([]*shown, len(l.folds))}
 	collect := func(i int) bool {
 		h.writes[i] = &writes{}
-		return l.folds[i].collect(h.writes[i])
+		return l.folds[i].collect(h.writes[i], l.batch)
 	}
 	broken := make([]bool, len(l.folds))
-	if err := l.each(events, func(i int) error { broken[i] = !collect(i); return nil }); err != nil {
+	if err := l.each(group, func(i int) error { broken[i] = !collect(i); return nil }); err != nil {
 		return err
 	}
 	if err := l.mend(broken); err != nil {
 		return err
 	}
-	for i := range l.folds {
+	count, bytes := 0, int64(0)
+	for _, i := range group {
 		if broken[i] && !collect(i) {
 			return ErrView.Because("view %q: its rows can be stored one by one, but not together", l.folds[i].state().name)
 		}
-	}
-	count, bytes := 0, int64(0)
-	for _, w := range h.writes {
-		count += len(w.ops)
-		bytes += w.bytes
+		count += len(h.writes[i].ops)
+		bytes += h.writes[i].bytes
 	}
 	if mostCount, mostBytes := l.db.Room(); count > mostCount || bytes > mostBytes {
-		return l.split(ctx)
+		return l.split(ctx, group)
 	}
 	// No batch is in flight, so this snapshot has all batches up to the last one, and opening it does not wait.
 	if err := l.refresh(); err != nil {
 		return err
 	}
-	for i, f := range l.folds {
+	for _, i := range group {
+		f := l.folds[i]
 		f.seal(l.batch+1, l.batch-1)
 		h.shown[i] = &shown{parts: f.state().progress()}
+		l.owed[i] = 0
 	}
 	l.batch++
-	l.cur = l.cur[:0]
 	l.flying = true
 	l.work <- h
 	return nil
 }
 
-// split applies the current batch again in halves, because its writes do not fit into one transaction.
-func (l *lane) split(ctx context.Context) error {
+// split applies the current batch again to some of the folds, in parts, because its writes do not fit into one transaction.
+func (l *lane) split(ctx context.Context, group []int) error {
+	for _, i := range group {
+		if l.owed[i] > 0 {
+			return errAgain
+		}
+	}
 	if err := l.refresh(); err != nil {
 		return err
 	}
-	for _, f := range l.folds {
-		f.rollback()
+	for _, i := range group {
+		l.folds[i].rollback()
 	}
-	old := l.cur
-	l.cur = nil
-	if len(old) == 1 {
-		halves := old[0].halves()
-		if halves == nil {
+	whole := l.cur
+	defer func() { l.cur = whole }()
+	parts := whole
+	if len(whole) == 1 {
+		parts = whole[0].halves()
+		if parts == nil {
 			return ErrConfig.Because("the rows of all views that one event changes do not fit into one transaction").
 				WithFix("open the store with a larger MemTable")
 		}
-		old = halves
-		for _, c := range old {
+		for _, c := range parts {
 			if err := l.decode(ctx, c); err != nil {
 				return err
 			}
 		}
 	}
-	for _, c := range old {
-		if err := l.apply(c); err != nil {
+	for _, c := range parts {
+		l.cur = []*chunk{c}
+		if err := l.applyTo(group, c); err != nil {
 			return err
 		}
-		if err := l.handOver(ctx); err != nil {
+		if err := l.handOverGroup(ctx, group); err != nil {
 			return err
 		}
 	}
@@ -489,6 +619,9 @@ func (l *lane) commit(ctx context.Context, h *handover) error {
 	b := l.db.NewBatch()
 	defer b.Discard()
 	for _, w := range h.writes {
+		if w == nil {
+			continue
+		}
 		for _, o := range w.ops {
 			var err error
 			if o.remove {
@@ -523,11 +656,13 @@ func (l *lane) commit(ctx context.Context, h *handover) error {
 	defer snap.release()
 	least := map[*part]int64{}
 	for i, f := range l.folds {
-		snap.hold()
-		h.shown[i].snap = snap
 		v := f.state()
-		v.show(h.shown[i])
-		for n, at := range h.shown[i].parts {
+		if h.shown[i] != nil {
+			snap.hold()
+			h.shown[i].snap = snap
+			v.show(h.shown[i])
+		}
+		for n, at := range v.shown.Load().parts {
 			pt := v.parts[n].Load()
 			if next, ok := least[pt]; !ok || at.next < next {
 				least[pt] = at.next

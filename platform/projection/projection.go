@@ -197,29 +197,16 @@ func Add[R, E any](p *Projector, v es.View[R, E], topic eventlog.Topic, ev Decod
 
 // load reads how far a view is, and reports whether the store has nothing of it.
 func (p *Projector) load(v *viewState) (empty bool, err error) {
-	n := int(v.topic.Partitions)
-	v.parts = make([]atomic.Pointer[part], n)
-	v.cursors, v.handed = make([]eventlog.Cursor, n), make([]eventlog.Cursor, n)
-	v.halts, v.handedHalts = make([]*halt, n), make([]*halt, n)
-	v.times, v.handedTimes = make([]time.Time, n), make([]time.Time, n)
+	v.parts = make([]atomic.Pointer[part], v.topic.Partitions)
 	v.waiters = map[*waiter]struct{}{}
+	if err := p.readCursors(v); err != nil {
+		return false, err
+	}
 	shape := []byte(strings.Join(v.indexNames, ","))
 	at := viewKey(shapeSpace, v.name, v.version)
 	var stored []byte
 	err = p.cfg.Store.Read(func(r *store.Reader) error {
-		for i := range v.cursors {
-			v.cursors[i] = v.topic.Start(int32(i))
-			form, err := r.Get(cursorKey(v.name, v.version, v.cursors[i].TopicPartition))
-			if errors.Is(err, store.ErrNotFound) {
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			if err := v.cursors[i].UnmarshalBinary(form); err != nil {
-				return err
-			}
-		}
+		var err error
 		stored, err = r.Get(at)
 		return err
 	})
@@ -239,9 +226,37 @@ func (p *Projector) load(v *viewState) (empty bool, err error) {
 		return false, ErrView.Because("view %q, version %d: its rows were stored with the indexes [%s], its code has [%s]", v.name, v.version, stored, shape).
 			WithFix("raise the view's Version: it is built anew")
 	}
-	copy(v.handed, v.cursors)
 	v.shown.Store(&shown{parts: v.progress()})
 	return empty, nil
+}
+
+// readCursors sets how far a view is to what the store has.
+func (p *Projector) readCursors(v *viewState) error {
+	n := int(v.topic.Partitions)
+	v.cursors, v.handed = make([]eventlog.Cursor, n), make([]eventlog.Cursor, n)
+	v.halts, v.handedHalts = make([]*halt, n), make([]*halt, n)
+	v.times, v.handedTimes = make([]time.Time, n), make([]time.Time, n)
+	err := p.cfg.Store.Read(func(r *store.Reader) error {
+		for i := range v.cursors {
+			v.cursors[i] = v.topic.Start(int32(i))
+			form, err := r.Get(cursorKey(v.name, v.version, v.cursors[i].TopicPartition))
+			if errors.Is(err, store.ErrNotFound) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			if err := v.cursors[i].UnmarshalBinary(form); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("projection: view %s: %w", v.name, err)
+	}
+	copy(v.handed, v.cursors)
+	return nil
 }
 
 // Run keeps the views up to date until ctx ends, and then returns nil. A view that halts does not end it: it goes on serving, and

@@ -27,15 +27,20 @@ type fold interface {
 	apply(c *chunk, snap *store.Reader) (ok bool, err error)
 	// applyCarefully does the same for chunks, and halts partitions at events that cannot be handled.
 	applyCarefully(cs []*chunk, snap *store.Reader) error
-	// collect encodes the rows that changed since the last collect; ok is as for apply.
-	collect(w *writes) (ok bool)
+	// collect encodes the rows that changed since the last collect, for a batch with this number; ok is as for apply.
+	collect(w *writes, batch uint64) (ok bool)
 	// rollback forgets what was applied since the last collect that was sealed.
 	rollback()
 	// seal makes what was collected the state to which rollback returns, and starts the next batch. Rows of batches up to
 	// visible are in the snapshots that the view will be given, and may leave memory.
 	seal(next, visible uint64)
+	// reset forgets all rows.
+	reset()
 	// estimate returns about what a collect would yield now.
 	estimate() size
+	// gathers reports whether the events since the last collect that was sealed changed rows that were there, rather than made
+	// new ones: then more events will not make the batch much larger.
+	gathers() bool
 }
 
 // A writes collects what a batch writes to the store.
@@ -79,6 +84,8 @@ type view[R, E any] struct {
 	rows    map[string]*entry[R]
 	dirty   []*entry[R] // changed since the last seal
 	batch   uint64      // the batch that is being filled
+	touched int         // events applied since the last seal
+	made    int         // rows that these made
 	filter  filter
 	budget  int64 // bytes of rows in memory, about
 	held    int64
@@ -244,9 +251,13 @@ func (e *entry[R]) cost() int64 { return 256 + int64(len(e.key)) + 2*int64(e.siz
 // touch notes that env changed e.
 func (v *view[R, E]) touch(e *entry[R], env *es.Envelope[E]) {
 	e.partition, e.offset, e.event = env.Position.Partition, env.Position.Offset, makeEventID(env.ID)
+	v.touched++
 	if e.batch != v.batch {
 		e.batch = v.batch
 		v.dirty = append(v.dirty, e)
+		if e.stored == nil {
+			v.made++
+		}
 	}
 }
 
@@ -274,7 +285,7 @@ func (v *view[R, E]) encode(e *entry[R]) error {
 	return nil
 }
 
-func (v *view[R, E]) collect(w *writes) (ok bool) {
+func (v *view[R, E]) collect(w *writes, batch uint64) (ok bool) {
 	defer func() {
 		if p := recover(); p != nil {
 			ok = false
@@ -285,6 +296,7 @@ func (v *view[R, E]) collect(w *writes) (ok bool) {
 		if err := v.encode(e); err != nil {
 			return false
 		}
+		e.batch = batch
 		v.key = store.AppendString(append(v.key[:0], v.rowPrefix...), e.key)
 		w.set(v.key, v.value)
 		if e.stored == nil || !slices.Equal(e.stored, v.values) {
@@ -344,6 +356,7 @@ func (v *view[R, E]) seal(next, visible uint64) {
 	copy(v.handedHalts, v.halts)
 	copy(v.handedTimes, v.times)
 	v.batch, v.visible = next, visible
+	v.touched, v.made = 0, 0
 }
 
 func (v *view[R, E]) rollback() {
@@ -356,7 +369,17 @@ func (v *view[R, E]) rollback() {
 	copy(v.cursors, v.handed)
 	copy(v.halts, v.handedHalts)
 	copy(v.times, v.handedTimes)
+	v.touched, v.made = 0, 0
 }
+
+func (v *view[R, E]) reset() {
+	v.rows, v.dirty, v.held = map[string]*entry[R]{}, nil, 0
+	v.batch, v.visible = 1, 0
+	v.touched, v.made = 0, 0
+}
+
+// gathers is false for rows that fill their memory: those that changed stay in it until they are committed.
+func (v *view[R, E]) gathers() bool { return v.made*4 < v.touched && v.held <= v.budget }
 
 func (v *view[R, E]) estimate() size {
 	n := len(v.dirty)
