@@ -22,6 +22,7 @@ import (
 const (
 	settingsFile  = "contracts.yaml"  // written by hand: the topic
 	generatedFile = "contract_gen.go" // written by Generate
+	upcastersFile = "upcasters.go"    // written by hand: the variable upcasters, if there are retired types
 )
 
 // ErrGenerate is returned for a folder that no Go code can be made from; its detail names the file.
@@ -58,7 +59,8 @@ func ReadSettings(dir string) (Settings, error) {
 
 // Generate reads the contracts.yaml and the .avsc files of one folder, each an event named as its file, and returns the Go code to be
 // committed beside them: file name → content. The same folder gives the same bytes. The code has a struct for each record, the
-// sealed interface Event, the topic, and the contract for Bind.
+// sealed interface Event, the topic, and the contract for Bind. The folder retired holds the schemas of types that are not written any
+// more: their structs are no Events, and the variable upcasters of a file upcasters.go, a []contract.Upcaster[Event], says what they are today.
 func Generate(dir string) (map[string][]byte, error) {
 	settings, err := ReadSettings(dir)
 	if err != nil {
@@ -68,14 +70,29 @@ func Generate(dir string) (map[string][]byte, error) {
 	if err != nil || len(files) == 0 {
 		return nil, ErrGenerate.Because("%s has no .avsc files", dir).Wrap(err)
 	}
-	g := &generator{topic: settings.Topic, types: map[string]*node{}, idents: map[string]string{}}
-	for _, reserved := range []string{"Topic", "Event", "Contract"} {
+	g := &generator{topic: settings.Topic, types: map[string]*node{}, idents: map[string]string{}, names: map[*node]string{}}
+	for _, reserved := range []string{"Topic", "Event", "Contract", "upcasters"} {
 		g.idents[reserved] = "the generated code itself"
 	}
 	for _, path := range files {
 		if err := g.add(path); err != nil {
 			return nil, err
 		}
+	}
+	retired, err := filepath.Glob(filepath.Join(escapeGlob(dir), retiredDir, "*.avsc"))
+	if err != nil {
+		return nil, ErrGenerate.Wrap(err)
+	}
+	for _, path := range retired {
+		if err := g.addRetired(path); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, upcastersFile)); err == nil {
+		g.upcasts = true
+	} else if len(retired) > 0 {
+		return nil, ErrGenerate.Because("%s has no %s", dir, upcastersFile).
+			WithFix("write it with: var upcasters = []contract.Upcaster[Event]{…}, an Upcast or Split for each retired type")
 	}
 	code, err := format.Source(g.code())
 	if err != nil {
@@ -97,6 +114,10 @@ type generator struct {
 	path      string            // of the file that is read
 	types     map[string]*node  // by full name
 	order     []*node           // types in the order of their first use
+	retired   []*node           // not written any more
+	prefix    string            // of the Go names of the types inside a retired one
+	names     map[*node]string  // Go names, where they are not the short name
+	upcasts   bool              // there is a variable upcasters
 	idents    map[string]string // package-level identifier → what has it
 	needs     struct{ time, big bool }
 }
@@ -105,17 +126,60 @@ func (g *generator) fail(n *node, format string, args ...any) error {
 	return ErrGenerate.Because("%s#%s: %s", g.path, n.pointer, fmt.Sprintf(format, args...))
 }
 
-func (g *generator) add(path string) error {
+func (g *generator) parse(path string) (*node, error) {
 	g.path = path
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return ErrGenerate.Wrap(err)
+		return nil, ErrGenerate.Wrap(err)
 	}
 	schema, err := Parse(string(text))
 	if err != nil {
-		return ErrGenerate.Because("%s", path).Wrap(err)
+		return nil, ErrGenerate.Because("%s", path).Wrap(err)
 	}
-	n := schema.root
+	return schema.root, nil
+}
+
+// addRetired reads a type that is not written any more. The types inside it may be others than those of the same name today, so their Go
+// names begin with its own.
+func (g *generator) addRetired(path string) error {
+	n, err := g.parse(path)
+	if err != nil {
+		return err
+	}
+	switch name := strings.TrimSuffix(filepath.Base(path), ".avsc"); {
+	case n.kind != kindRecord || n.name != name:
+		return ErrGenerate.Because("%s does not hold the record %s", path, name)
+	case !strings.HasPrefix(n.name, g.namespace+"."):
+		return g.fail(n, "the namespace is not %s, that of the types beside it", g.namespace)
+	case g.types[n.name] != nil:
+		return g.fail(n, "%s is retired and still written", n.name)
+	}
+	g.retired = append(g.retired, n)
+	if err := g.claim(lowerFirst(shortName(n.name))+"Schema", path); err != nil {
+		return err
+	}
+	today := g.types
+	g.types = map[string]*node{}
+	g.names[n] = shortName(n.name)
+	g.prefix = shortName(n.name)
+	err = g.collect(n)
+	g.types, g.prefix = today, ""
+	return err
+}
+
+// ident returns the Go name of a named type.
+func (g *generator) ident(n *node) string {
+	if name, ok := g.names[n]; ok {
+		return name
+	}
+	return shortName(n.name)
+}
+
+func (g *generator) add(path string) error {
+	n, err := g.parse(path)
+	if err != nil {
+		return err
+	}
 	name := strings.TrimSuffix(filepath.Base(path), ".avsc")
 	namespace := strings.TrimSuffix(n.name, "."+shortName(n.name))
 	switch {
@@ -160,11 +224,14 @@ func (g *generator) collect(n *node) error {
 		}
 		g.types[n.name] = n
 		g.order = append(g.order, n)
-		if err := g.claim(shortName(n.name), g.path+"#"+n.pointer); err != nil {
+		if _, named := g.names[n]; !named && g.prefix != "" {
+			g.names[n] = g.prefix + shortName(n.name)
+		}
+		if err := g.claim(g.ident(n), g.path+"#"+n.pointer); err != nil {
 			return err
 		}
 		for _, symbol := range n.symbols {
-			if err := g.claim(shortName(n.name)+camel(symbol), g.path+"#"+n.pointer); err != nil {
+			if err := g.claim(g.ident(n)+camel(symbol), g.path+"#"+n.pointer); err != nil {
 				return err
 			}
 		}
@@ -255,7 +322,7 @@ func (g *generator) goType(n *node) (string, error) {
 	case kindNull:
 		return "", g.fail(n, "null alone has no Go type")
 	}
-	return shortName(n.name), nil
+	return g.ident(n), nil
 }
 
 func (g *generator) code() []byte {
@@ -281,9 +348,16 @@ func (g *generator) code() []byte {
 	for _, name := range names {
 		fmt.Fprintf(&b, "\t\tcontract.For[%s, Event](%sSchema),\n", name, lowerFirst(name))
 	}
-	b.WriteString("\t},\n}\n\n")
+	b.WriteString("\t},\n")
+	if g.upcasts {
+		b.WriteString("\tUpcasters: upcasters,\n")
+	}
+	b.WriteString("}\n\n")
 	for i := range g.events {
 		fmt.Fprintf(&b, "//go:embed %s\nvar %sSchema string\n\n", g.files[i], lowerFirst(names[i]))
+	}
+	for _, n := range g.retired {
+		fmt.Fprintf(&b, "//go:embed %s/%s.avsc\nvar %sSchema string\n\n", retiredDir, n.name, lowerFirst(shortName(n.name)))
 	}
 	isEvent := map[*node]bool{}
 	for _, n := range g.events {
@@ -303,7 +377,7 @@ func (g *generator) code() []byte {
 }
 
 func (g *generator) record(b *bytes.Buffer, n *node) {
-	name := shortName(n.name)
+	name := g.ident(n)
 	comment(b, "", name+": "+docOr(n.doc, "record "+n.name+"."))
 	fmt.Fprintf(b, "type %s struct {\n", name)
 	for _, f := range n.fields {
@@ -317,7 +391,7 @@ func (g *generator) record(b *bytes.Buffer, n *node) {
 }
 
 func (g *generator) enum(b *bytes.Buffer, n *node) {
-	name := shortName(n.name)
+	name := g.ident(n)
 	comment(b, "", name+": "+docOr(n.doc, "enum "+n.name+"."))
 	fmt.Fprintf(b, "type %s string\n\n// The values of %s.\nconst (\n", name, name)
 	for _, symbol := range n.symbols {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/platform/contract"
+	"github.com/millrace/millrace/platform/estest"
 )
 
 // TestGenerated regenerates the committed code of every folder of schemas and compares: an .avsc and its Go type cannot drift apart.
@@ -93,3 +94,6 @@ func TestSubjects(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
+
+// TestHistory: every released version can be read, and none was changed.
+func TestHistory(t *testing.T) { estest.History(t, Contract, ".") }

@@ -26,6 +26,7 @@ var Contract = contract.Set[Event]{
 		contract.For[ThingEnded, Event](thingEndedSchema),
 		contract.For[ThingHappened, Event](thingHappenedSchema),
 	},
+	Upcasters: upcasters,
 }
 
 //go:embed test.everything.v2.ThingEnded.avsc
@@ -33,6 +34,9 @@ var thingEndedSchema string
 
 //go:embed test.everything.v2.ThingHappened.avsc
 var thingHappenedSchema string
+
+//go:embed retired/test.everything.v2.ThingsEnded.avsc
+var thingsEndedSchema string
 
 // ThingEnded: record test.everything.v2.ThingEnded.
 type ThingEnded struct {
@@ -83,3 +87,23 @@ type Part struct {
 	SKU   string `avro:"sku" json:"sku"`
 	Inner *Part  `avro:"inner" json:"inner"`
 }
+
+// ThingsEnded: Several things ended at once.
+type ThingsEnded struct {
+	Parts []ThingsEndedPart `avro:"parts" json:"parts"`
+	State ThingsEndedState  `avro:"state" json:"state"`
+}
+
+// ThingsEndedPart: A part, as it was then.
+type ThingsEndedPart struct {
+	ID string `avro:"id" json:"id"`
+}
+
+// ThingsEndedState: enum test.everything.v2.State.
+type ThingsEndedState string
+
+// The values of ThingsEndedState.
+const (
+	ThingsEndedStateOld ThingsEndedState = "OLD"
+	ThingsEndedStateNew ThingsEndedState = "NEW"
+)
