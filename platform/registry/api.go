@@ -2,6 +2,7 @@ package registry
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -12,41 +13,57 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
+	"github.com/millrace/millrace/platform/contract"
 	"github.com/millrace/millrace/platform/eventlog"
 )
 
 const (
 	contentType = "application/vnd.schemaregistry.v1+json"
-	maxBody     = 1 << 20 // bytes of a request: a schema is a quoted string in it, which can double its length
+	maxBody     = 1 << 20  // bytes of a request: a schema is a quoted string in it, which can double its length
+	maxIgnored  = 64 << 20 // bytes of a longer one that are read and thrown away, so that the client gets to read the answer
 	forwarded   = "X-Forward"
+	applied     = "X-Millrace-Applied" // the offset up to which the state had been applied when a forwarded request was answered
 )
 
 // An api serves the routes of the registry.
 type api struct {
-	s   *Server
-	mux *http.ServeMux
+	s       *Server
+	mux     *http.ServeMux
+	forward http.RoundTripper
 }
 
 // A call is one request on its way through a route.
 type call struct {
-	s     *Server
-	r     *http.Request
-	query url.Values
+	s       *Server
+	r       *http.Request
+	query   url.Values
+	context string // of paths below /contexts/{context}, "" = none
+	name    string // of the subject, in full
 }
+
+// nothing is an answer without a body.
+type nothing struct{}
 
 // raw is an answer that is sent as it is, not as JSON.
 type raw string
 
 func newAPI(s *Server) http.Handler {
-	a := &api{s: s, mux: http.NewServeMux()}
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.Proxy = nil
+	transport.ResponseHeaderTimeout = forwardTime
+	a := &api{s: s, mux: http.NewServeMux(), forward: transport}
 	read := func(pattern string, f func(*call) (any, *apiError)) { a.route(pattern, false, f) }
 	write := func(pattern string, f func(*call) (any, *apiError)) { a.route(pattern, true, f) }
 
 	read("GET /{$}", func(*call) (any, *apiError) { return struct{}{}, nil })
 	read("GET /schemas/types", func(*call) (any, *apiError) { return []string{typeAvro}, nil })
-	read("GET /contexts", func(*call) (any, *apiError) { return []string{"."}, nil })
+	read("GET /contexts", (*call).contexts)
+	write("DELETE /contexts/{context}", (*call).deleteContext)
+	read("GET /v1/metadata/id", (*call).clusterID)
+	read("GET /v1/metadata/version", (*call).serverVersion)
 	read("GET /associations/resources/{namespace}/{topic}", func(*call) (any, *apiError) { return []string{}, nil })
 
 	read("GET /schemas", (*call).schemas)
@@ -60,6 +77,7 @@ func newAPI(s *Server) http.Handler {
 	read("GET /subjects", (*call).subjects)
 	read("POST /subjects/{subject}", (*call).find)
 	write("DELETE /subjects/{subject}", (*call).deleteSubject)
+	read("GET /subjects/{subject}/metadata", (*call).metadata)
 	read("GET /subjects/{subject}/versions", (*call).versions)
 	write("POST /subjects/{subject}/versions", (*call).register)
 	read("GET /subjects/{subject}/versions/{version}", (*call).version)
@@ -85,7 +103,19 @@ func newAPI(s *Server) http.Handler {
 
 // ServeHTTP answers one request. Every error is JSON, those of the routing too: clients read the code out of the body.
 func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if path := tidy(r.URL.EscapedPath()); path != r.URL.EscapedPath() {
+	path := tidy(r.URL.EscapedPath())
+	context := ""
+	if rest, ok := strings.CutPrefix(path, "/contexts/"); ok {
+		if name, below, ok := strings.Cut(rest, "/"); ok {
+			plain, err := url.PathUnescape(name)
+			if context = normalContext(plain); err != nil || checkScope(qualify(context, "")) != nil {
+				answer(w, r, nil, refuse(http.StatusNotFound, "HTTP 404 Not Found"))
+				return
+			}
+			path = "/" + below
+		}
+	}
+	if path != r.URL.EscapedPath() {
 		u, err := url.ParseRequestURI(path)
 		if err != nil {
 			answer(w, r, nil, refuse(http.StatusNotFound, "HTTP 404 Not Found"))
@@ -96,6 +126,7 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		clone.URL = u
 		r = &clone
 	}
+	r.SetPathValue(contextValueName, context)
 	for segment := range strings.SplitSeq(r.URL.EscapedPath(), "/") {
 		if segment == "." || segment == ".." { // the multiplexer would redirect
 			answer(w, r, nil, refuse(http.StatusNotFound, "HTTP 404 Not Found"))
@@ -115,6 +146,18 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	a.mux.ServeHTTP(w, r)
+}
+
+// contextValueName is where a request keeps the context that its path began with.
+const contextValueName = "below context"
+
+// normalContext returns the name of a context as it is kept: with its dot.
+func normalContext(name string) string {
+	name = strings.Trim(name, ":")
+	if !strings.HasPrefix(name, ".") {
+		return "." + name
+	}
+	return name
 }
 
 // A refusal takes what the multiplexer answers by itself, which is not JSON.
@@ -155,23 +198,46 @@ func (a *api) route(pattern string, write bool, f func(*call) (any, *apiError)) 
 			answer(w, r, nil, refuse(http.StatusServiceUnavailable, "The registry is reading its topic; repeat the request."))
 			return
 		}
-		c := &call{s: a.s, r: r}
+		c := &call{s: a.s, r: r, context: r.PathValue(contextValueName)}
 		var err error
 		if c.query, err = url.ParseQuery(r.URL.RawQuery); err != nil {
 			answer(w, r, nil, refuse(http.StatusBadRequest, "The query string is malformed"))
 			return
 		}
+		if pattern != "GET /{$}" {
+			if refusal := a.s.cfg.Auth.admit(r, write); refusal != nil {
+				if refusal.code == http.StatusUnauthorized {
+					w.Header().Set("WWW-Authenticate", `Basic realm="schema registry", charset="UTF-8"`)
+				}
+				answer(w, r, nil, refusal)
+				return
+			}
+		}
 		if write && standby {
-			a.forward(w, r, leader)
+			a.pass(w, c, leader)
 			return
 		}
+		c.name = qualify(c.context, r.PathValue("subject"))
+		if !strings.Contains(pattern, "/config") && !strings.Contains(pattern, "/mode") {
+			_, _ = a.s.read(func(s *state) (any, *apiError) { c.name = s.aliased(c.name); return nil, nil })
+		}
 		v, refusal := f(c)
+		if r.Header.Get(forwarded) != "" {
+			a.s.mu.RLock()
+			w.Header().Set(applied, strconv.FormatInt(a.s.applied, 10))
+			a.s.mu.RUnlock()
+		}
 		answer(w, r, v, refusal)
 	})
 }
 
-// forward sends a write to the instance that may make it.
-func (a *api) forward(w http.ResponseWriter, r *http.Request, leader eventlog.Identity) {
+// forwardTime is how long the writing instance may take to answer; writes wait for their turn there.
+const forwardTime = writeTime + 5*time.Second
+
+// pass forwards a write to the instance that may make it, and waits until this one has followed: who wrote through it reads the write
+// from it, too.
+func (a *api) pass(w http.ResponseWriter, c *call, leader eventlog.Identity) {
+	r := c.r
 	if leader.Address == "" || r.Header.Get(forwarded) != "" {
 		answer(w, r, nil, refuse(codeUnknownLeader, "This instance does not write and knows no other that does; repeat the request."))
 		return
@@ -182,17 +248,33 @@ func (a *api) forward(w http.ResponseWriter, r *http.Request, leader eventlog.Id
 		return
 	}
 	proxy := httputil.ReverseProxy{
+		Transport: a.forward,
 		Rewrite: func(p *httputil.ProxyRequest) {
 			p.Out.URL.Scheme, p.Out.URL.Host = "http", leader.Address
+			if c.context != "" {
+				p.Out.URL.Path, p.Out.URL.RawPath = "/contexts/"+c.context+r.URL.Path, "/contexts/"+url.PathEscape(c.context)+r.URL.EscapedPath()
+			}
 			p.Out.Header.Set(forwarded, "true")
 			p.Out.Body = io.NopCloser(bytes.NewReader(body))
 			p.Out.ContentLength = int64(len(body))
 		},
+		ModifyResponse: func(resp *http.Response) error {
+			offset, err := strconv.ParseInt(resp.Header.Get(applied), 10, 64)
+			resp.Header.Del(applied)
+			if err == nil {
+				limit, cancel := context.WithTimeout(r.Context(), writeTime)
+				defer cancel()
+				a.s.awaitApplied(limit, offset) // later is still better than no answer: the write is made
+			}
+			return nil
+		},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, _ error) {
-			// The owner seems gone. Should it be there after all, the fence decides who writes.
-			select {
-			case a.s.takeover <- struct{}{}:
-			default:
+			if r.Context().Err() == nil {
+				// The owner seems gone. Should it be there after all, the fence decides who writes.
+				select {
+				case a.s.takeover <- struct{}{}:
+				default:
+				}
 			}
 			answer(w, r, nil, refuse(codeForwarding, "The writing instance does not answer; repeat the request."))
 		},
@@ -221,6 +303,11 @@ func answer(w http.ResponseWriter, r *http.Request, v any, refusal *apiError) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	if status == http.StatusServiceUnavailable {
 		h.Set("Retry-After", "1")
+	}
+	if _, empty := v.(nothing); empty && refusal == nil {
+		h.Del("Content-Type")
+		w.WriteHeader(http.StatusNoContent)
+		return
 	}
 	w.WriteHeader(status)
 	if r.Method != http.MethodHead {
@@ -257,6 +344,10 @@ func readBody(r *http.Request) ([]byte, *apiError) {
 		return nil, refuse(http.StatusBadRequest, "The request body ended early")
 	}
 	if len(body) > maxBody {
+		_, _ = io.CopyN(io.Discard, r.Body, maxIgnored) // see maxIgnored
+		if strings.HasPrefix(r.URL.Path, "/subjects/") || strings.HasPrefix(r.URL.Path, "/compatibility/") {
+			return nil, refuse(codeSchemaTooLarge, "The request has more than %d bytes, and a schema may have %d.", maxBody, contract.MaxSchemaBytes)
+		}
 		return nil, refuse(http.StatusRequestEntityTooLarge, "The request body has more than %d bytes", maxBody)
 	}
 	return body, nil
@@ -301,9 +392,13 @@ func (c *call) filter() filter {
 	return filter{deleted: c.flag("deleted"), only: c.flag("deletedOnly")}
 }
 
-// subject returns the subject in the path, globalSubject if there is none. The default context may be named; no other exists.
-func (c *call) subject() string {
-	return strings.TrimPrefix(c.r.PathValue("subject"), ":.:")
+// subject returns the full name of the subject that the request is about, its context if the path has no subject, globalSubject if it
+// has neither.
+func (c *call) subject() string { return c.name }
+
+// submit has the writer make a write for the request.
+func (c *call) submit(plan func(*state) ([]record, any, *apiError)) (any, *apiError) {
+	return c.s.submit(c.r.Context(), plan)
 }
 
 // number returns the version in the path, latest for "latest" and -1.
@@ -348,15 +443,13 @@ func (c *call) integer(name string, otherwise int) (int, *apiError) {
 	return int(n), nil
 }
 
-// prefix returns the subjectPrefix parameter: clients ask for all contexts with ":*:".
+// prefix returns the subjectPrefix parameter, within the context of the path.
 func (c *call) prefix() string {
 	p := c.query.Get("subjectPrefix")
-	for _, context := range []string{":*:", ":.:"} {
-		if rest, ok := strings.CutPrefix(p, context); ok {
-			return rest
-		}
+	if c.context == "" || strings.HasPrefix(p, ":.") {
+		return p
 	}
-	return p
+	return ":" + c.context + ":" + strings.TrimPrefix(p, ":*:")
 }
 
 // id returns the schema id in the path; what can be no id is not found.

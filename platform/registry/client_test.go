@@ -81,7 +81,7 @@ func TestClientAgainstServer(t *testing.T) {
 	if _, err := c.Register(ctx, contract.Subject{Name: subject, Schema: `{"type":"table"}`}); !errors.Is(err, contract.ErrSchema) {
 		t.Errorf("no schema: got %v", err)
 	}
-	if _, err := c.Register(ctx, contract.Subject{Name: ":.ctx:s", Schema: `"int"`}); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "42208") {
+	if _, err := c.Register(ctx, contract.Subject{Name: "a\x01b", Schema: `"int"`}); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "42208") {
 		t.Errorf("invalid subject: got %v", err)
 	}
 }

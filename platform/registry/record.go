@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"strings"
 )
 
 // A record is one record of the topic; a nil value deletes what the key stands for.
@@ -22,6 +23,10 @@ const (
 	// keyMaxID is Millrace's own: the highest id ever given, kept because hard-deleted schemas leave no trace after compaction, and an
 	// id that comes back would decode old events with a new schema. Other registries skip the key type.
 	keyMaxID = "MILLRACE_MAX_ID"
+	// keyRules is Millrace's own, too: which of its rules are off for a subject.
+	keyRules   = "MILLRACE_RULES"
+	keyContext = "CONTEXT"
+	tenant     = "default" // of CONTEXT records
 )
 
 // The keys and values below are marshalled with their fields in exactly this order: compaction compares keys byte by byte.
@@ -37,14 +42,26 @@ type (
 		Subject *string `json:"subject"`
 		Magic   int     `json:"magic"`
 	}
-	plainKey struct {
+	maxIDKey struct {
 		Keytype string `json:"keytype"`
+		Context string `json:"context,omitempty"` // "" = the default one
 		Magic   int    `json:"magic"`
+	}
+	contextKey struct {
+		Keytype string `json:"keytype"`
+		Tenant  string `json:"tenant"`
+		Context string `json:"context"`
+		Magic   int    `json:"magic"`
+	}
+	contextValue struct {
+		Tenant  string `json:"tenant"`
+		Context string `json:"context"`
 	}
 	anyKey struct {
 		Keytype string  `json:"keytype"`
 		Subject *string `json:"subject"`
 		Version int32   `json:"version"`
+		Context string  `json:"context"`
 	}
 
 	schemaValue struct {
@@ -58,6 +75,11 @@ type (
 		RuleSet    json.RawMessage `json:"ruleSet,omitempty"`
 		Schema     string          `json:"schema"`
 		Deleted    bool            `json:"deleted"`
+		GUID       string          `json:"guid,omitempty"` // only where another registry has given one: older ones do not know it
+	}
+	rulesValue struct {
+		Subject  string   `json:"subject,omitempty"`
+		Disabled []string `json:"disabled"`
 	}
 	configValue struct {
 		Subject string `json:"subject,omitempty"`
@@ -83,11 +105,18 @@ type reference struct {
 	Version int32  `json:"version"`
 }
 
-// A config is the compatibility setting of a subject or, globally, of all.
+// A config is the settings of a subject, of a context or, globally, of all.
 type config struct {
-	CompatibilityLevel string `json:"compatibilityLevel,omitempty"`
-	Normalize          *bool  `json:"normalize,omitempty"`
-	CompatibilityGroup string `json:"compatibilityGroup,omitempty"`
+	Alias              string          `json:"alias,omitempty"`
+	Normalize          *bool           `json:"normalize,omitempty"`
+	ValidateFields     *bool           `json:"validateFields,omitempty"` // is kept, and does nothing
+	CompatibilityLevel string          `json:"compatibilityLevel,omitempty"`
+	CompatibilityGroup string          `json:"compatibilityGroup,omitempty"`
+	DefaultMetadata    json.RawMessage `json:"defaultMetadata,omitempty"`
+	OverrideMetadata   json.RawMessage `json:"overrideMetadata,omitempty"`
+	DefaultRuleSet     json.RawMessage `json:"defaultRuleSet,omitempty"`
+	OverrideRuleSet    json.RawMessage `json:"overrideRuleSet,omitempty"`
+	DisabledRules      []string        `json:"disabledRules,omitempty"` // in answers; the topic has them in a record of their own
 }
 
 func encode(v any) []byte {
@@ -100,8 +129,12 @@ func encode(v any) []byte {
 
 func schemaRecord(v *version) record {
 	c := v.content
+	given := ""
+	if c.given {
+		given = c.guid.String()
+	}
 	return record{encode(schemaKey{keySchema, v.subject, v.number, 1}), encode(schemaValue{
-		Subject: v.subject, Version: v.number, ID: c.id, MD5: md5Of(c.text), SchemaType: storedType(c.schemaType),
+		GUID: given, Subject: v.subject, Version: v.number, ID: c.id, MD5: md5Of(c.text), SchemaType: storedType(c.schemaType),
 		References: c.references, Metadata: c.metadata, RuleSet: c.ruleSet, Schema: c.text, Deleted: v.deleted,
 	})}
 }
@@ -121,9 +154,22 @@ func md5Of(text string) string {
 // A hash tells contents apart: what has the same hash gets the same id.
 type hash [sha256.Size]byte
 
-// guid is the hash as the API shows it, for clients that prefer ids that are the same in every registry.
-func (h hash) guid() string {
-	x := hex.EncodeToString(h[:16])
+// A guid names a content in every registry that has it.
+type guid [16]byte
+
+func (h hash) guid() guid { return guid(h[:16]) }
+
+// parseGUID reads the form that String returns.
+func parseGUID(text string) (g guid, ok bool) {
+	b, err := hex.DecodeString(strings.ReplaceAll(text, "-", ""))
+	if err != nil || len(b) != len(g) {
+		return g, false
+	}
+	return guid(b), true
+}
+
+func (g guid) String() string {
+	x := hex.EncodeToString(g[:])
 	return x[:8] + "-" + x[8:12] + "-" + x[12:16] + "-" + x[16:20] + "-" + x[20:]
 }
 

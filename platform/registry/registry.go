@@ -1,8 +1,8 @@
 // Package registry keeps the event contracts: a schema registry that speaks Confluent's HTTP API, and the client that services use
 // with this or any other such registry. The server's state is the fold of the compacted topic _schemas, in Confluent's record format;
-// one instance at a time writes it, through the fenced append, and reads need no writer. It checks compatibility for real, never
-// reuses an id, and refuses what it does not support instead of ignoring it: schema types other than Avro, references, contexts and
-// aliases. It is the only package that imports srclient.
+// one instance at a time writes it, through the fenced append, and reads need no writer. It checks compatibility for real, with rules
+// for what types do not show, never reuses an id, and refuses what it does not support instead of ignoring it: schema types other than
+// Avro above all. It is the only package that imports srclient.
 package registry
 
 import (
@@ -43,6 +43,7 @@ const (
 	codeVersionNotDeleted  = 40407
 	codeNoSubjectLevel     = 40408
 	codeNoSubjectMode      = 40409
+	codeNoContext          = 404
 	codeInvalidSchema      = 42201
 	codeInvalidVersion     = 42202
 	codeInvalidLevel       = 42203
@@ -52,6 +53,8 @@ const (
 	codeIDMismatch         = 42207
 	codeInvalidSubject     = 42208
 	codeSchemaTooLarge     = 42209
+	codeInvalidRuleSet     = 42210
+	codeContextNotEmpty    = 42211
 	codeStore              = 50001
 	codeTimeout            = 50002
 	codeForwarding         = 50003

@@ -2,7 +2,9 @@ package registry
 
 import (
 	"encoding/json"
+	"net/http"
 	"slices"
+	"strings"
 )
 
 // A schemaAnswer describes a schema; what is empty is left out, for old clients refuse what they do not know.
@@ -26,8 +28,21 @@ func describe(c *content) schemaAnswer {
 
 func describeVersion(v *version) schemaAnswer {
 	a := describe(v.content)
-	a.Subject, a.ID, a.Version, a.GUID, a.Deleted = v.subject, v.content.id, v.number, v.content.hash.guid(), v.deleted
+	a.Subject, a.ID, a.Version, a.GUID, a.Deleted = v.subject, v.content.id, v.number, v.content.guid.String(), v.deleted
 	return a
+}
+
+// formatted returns the answer in the form that the request asks for: with format=resolved the text stands alone. Other formats are
+// of other schema types.
+func (c *call) formatted(s *state, x *content, a schemaAnswer) (any, *apiError) {
+	if strings.EqualFold(c.query.Get("format"), "resolved") && len(x.references) > 0 {
+		text, err := s.resolved(x)
+		if err != nil {
+			return nil, err
+		}
+		a.Schema, a.References = text, nil
+	}
+	return a, nil
 }
 
 type subjectVersion struct {
@@ -53,13 +68,24 @@ func (c *call) schemas() (any, *apiError) {
 	})
 }
 
-// content returns the content that the id in the path stands for.
+// content returns the content that the id in the path stands for, in the context of the request or of its subject parameter. A subject
+// without a context that does not have the id in the default one is looked for in the others.
 func (c *call) content(s *state) (*content, *apiError) {
-	x := s.byID[c.id()]
-	if x == nil {
-		return nil, refuse(codeNoSchema, "Schema %s not found", clip(c.r.PathValue("id")))
+	id := c.id()
+	subject := c.query.Get("subject")
+	context, _ := split(qualify(c.context, subject))
+	if x := s.in(context).byID[id]; x != nil {
+		return x, nil
 	}
-	return x, nil
+	if subject != "" && context == defaultContext && !strings.HasPrefix(subject, ":.") {
+		for _, other := range s.contextNames() {
+			x := s.in(other).byID[id]
+			if x != nil && slices.ContainsFunc(x.versions, func(v *version) bool { return v.subject == qualify(other, subject) }) {
+				return x, nil
+			}
+		}
+	}
+	return nil, refuse(codeNoSchema, "Schema %s not found", clip(c.r.PathValue("id")))
 }
 
 func (c *call) schemaByID() (any, *apiError) {
@@ -70,9 +96,9 @@ func (c *call) schemaByID() (any, *apiError) {
 		}
 		a := describe(x)
 		if c.flag("fetchMaxId") {
-			a.MaxID = s.maxID
+			a.MaxID = s.in(x.context).maxID
 		}
-		return a, nil
+		return c.formatted(s, x, a)
 	})
 }
 
@@ -82,8 +108,17 @@ func (c *call) textByID() (any, *apiError) {
 		if err != nil {
 			return nil, err
 		}
-		return raw(x.text), nil
+		return c.text(s, x)
 	})
+}
+
+// text returns only the text of a content.
+func (c *call) text(s *state, x *content) (any, *apiError) {
+	a, err := c.formatted(s, x, describe(x))
+	if err != nil {
+		return nil, err
+	}
+	return raw(a.(schemaAnswer).Schema), nil
 }
 
 // places returns where the content of the id in the path is used, in order.
@@ -93,6 +128,9 @@ func (c *call) places(s *state) ([]subjectVersion, *apiError) {
 		return nil, err
 	}
 	subject := c.query.Get("subject")
+	if subject != "" {
+		subject = qualify(x.context, subject)
+	}
 	out := []subjectVersion{}
 	for _, v := range x.versions {
 		if c.filter().takes(v) && (subject == "" || subject == v.subject) {
@@ -137,34 +175,82 @@ func (c *call) versionsOfID() (any, *apiError) {
 	})
 }
 
-func (c *call) byGUID(s *state) (*content, *apiError) {
-	guid := c.r.PathValue("guid")
-	for h, x := range s.byHash {
-		if h.guid() == guid {
-			return x, nil
-		}
+func (c *call) byGUID(s *state) ([]*content, *apiError) {
+	g, ok := parseGUID(c.r.PathValue("guid"))
+	if list := s.byGUID[g]; ok && len(list) > 0 {
+		return list, nil
 	}
-	return nil, refuse(codeNoSchema, "Schema %s not found", clip(guid))
+	return nil, refuse(codeNoSchema, "Schema %s not found", clip(c.r.PathValue("guid")))
 }
 
 func (c *call) schemaByGUID() (any, *apiError) {
 	return c.s.read(func(s *state) (any, *apiError) {
-		x, err := c.byGUID(s)
+		list, err := c.byGUID(s)
 		if err != nil {
 			return nil, err
 		}
-		return describe(x), nil
+		return c.formatted(s, list[0], describe(list[0]))
 	})
+}
+
+// A contextID is an id in one context.
+type contextID struct {
+	Context string `json:"context"`
+	ID      int32  `json:"id"`
 }
 
 func (c *call) idsOfGUID() (any, *apiError) {
 	return c.s.read(func(s *state) (any, *apiError) {
-		x, err := c.byGUID(s)
+		list, err := c.byGUID(s)
 		if err != nil {
 			return nil, err
 		}
-		return []map[string]any{{"context": ".", "id": x.id}}, nil
+		ids := make([]contextID, len(list))
+		for i, x := range list {
+			ids[i] = contextID{x.context, x.id}
+		}
+		slices.SortFunc(ids, func(a, b contextID) int {
+			if d := strings.Compare(a.Context, b.Context); d != 0 {
+				return d
+			}
+			return int(a.ID) - int(b.ID)
+		})
+		return ids, nil
 	})
+}
+
+func (c *call) contexts() (any, *apiError) {
+	return c.s.read(func(s *state) (any, *apiError) { return page(c, s.contextNames()) })
+}
+
+func (c *call) deleteContext() (any, *apiError) {
+	return c.submit(func(s *state) ([]record, any, *apiError) {
+		records, err := s.planDeleteContext(normalContext(c.r.PathValue("context")))
+		return records, nothing{}, err
+	})
+}
+
+// metadata answers GET /subjects/{subject}/metadata: the newest version with all the properties, given as key=…&value=….
+func (c *call) metadata() (any, *apiError) {
+	keys, values := c.query["key"], c.query["value"]
+	if len(keys) != len(values) {
+		return nil, refuse(http.StatusBadRequest, "There are %d keys and %d values", len(keys), len(values))
+	}
+	return c.s.read(func(s *state) (any, *apiError) {
+		v, err := s.withMetadata(c.subject(), keys, values, c.flag("deleted"))
+		if err != nil {
+			return nil, err
+		}
+		return c.formatted(s, v.content, describeVersion(v))
+	})
+}
+
+func (c *call) clusterID() (any, *apiError) {
+	return map[string]any{"id": "", "scope": map[string]any{"path": []string{}, "clusters": map[string]string{"schema-registry-cluster": "schema-registry"}}}, nil
+}
+
+func (c *call) serverVersion() (any, *apiError) {
+	return map[string]string{"version": c.s.cfg.Version, "commitId": ""}, nil
 }
 
 func (c *call) subjects() (any, *apiError) {
@@ -173,24 +259,27 @@ func (c *call) subjects() (any, *apiError) {
 
 // find answers POST /subjects/{subject}: which version has this text.
 func (c *call) find() (any, *apiError) {
-	var r schemaRequest
+	r := schemaRequest{normalize: c.flag("normalize")}
 	if err := c.body(&r); err != nil {
-		return nil, err
-	}
-	x, err := r.content(false)
-	if err != nil {
 		return nil, err
 	}
 	return c.s.read(func(s *state) (any, *apiError) {
 		subject := c.subject()
+		if err := checkSubject(subject); err != nil {
+			return nil, err
+		}
+		x, err := r.content(s, subject)
+		if err != nil {
+			return nil, err
+		}
 		if len(s.live(subject, c.flag("deleted"))) == 0 {
 			return nil, noSubject(subject)
 		}
-		v := s.find(subject, x.hash, c.flag("deleted"))
+		v := s.find(subject, x, c.flag("deleted"))
 		if v == nil {
 			return nil, refuse(codeNoSchema, "Schema not found")
 		}
-		return describeVersion(v), nil
+		return c.formatted(s, v.content, describeVersion(v))
 	})
 }
 
@@ -225,46 +314,57 @@ func (c *call) oneVersion(f func(*state, *version) (any, *apiError)) (any, *apiE
 }
 
 func (c *call) version() (any, *apiError) {
-	return c.oneVersion(func(_ *state, v *version) (any, *apiError) { return describeVersion(v), nil })
+	return c.oneVersion(func(s *state, v *version) (any, *apiError) { return c.formatted(s, v.content, describeVersion(v)) })
 }
 
 func (c *call) textOfVersion() (any, *apiError) {
-	return c.oneVersion(func(_ *state, v *version) (any, *apiError) { return raw(v.content.text), nil })
+	return c.oneVersion(func(s *state, v *version) (any, *apiError) { return c.text(s, v.content) })
 }
 
 func (c *call) referencedBy() (any, *apiError) {
-	return c.oneVersion(func(s *state, v *version) (any, *apiError) { return s.referencedBy(v.subject, v.number), nil })
+	return c.oneVersion(func(s *state, v *version) (any, *apiError) {
+		return page(c, s.referencedBy(v.subject, v.number, c.flag("deleted")))
+	})
 }
 
-// register answers POST /subjects/{subject}/versions. What exists already is answered without a write.
+// register answers POST /subjects/{subject}/versions. What exists already is answered without a write, and a new text is read before
+// the writer's turn, for that takes longest.
 func (c *call) register() (any, *apiError) {
-	var r schemaRequest
+	r := schemaRequest{normalize: c.flag("normalize")}
 	if err := c.body(&r); err != nil {
 		return nil, err
 	}
-	plan := func(s *state) ([]record, any, *apiError) {
-		records, v, err := s.planRegister(c.subject(), &r)
+	subject := c.subject()
+	registered := func(v *version) any {
+		a := describe(v.content)
+		a.ID, a.Version, a.GUID = v.content.id, v.number, v.content.guid.String()
+		return a
+	}
+	known, err := c.s.read(func(s *state) (any, *apiError) {
+		v, _, err := s.known(subject, &r)
+		if v != nil {
+			return registered(v), nil
+		}
+		r.checked = r.prepare(s, subject)
+		return nil, err
+	})
+	if known != nil || err != nil {
+		return known, err
+	}
+	if r.checked != nil {
+		r.checked.parse()
+	}
+	return c.submit(func(s *state) ([]record, any, *apiError) {
+		records, v, err := s.planRegister(subject, &r)
 		if err != nil {
 			return nil, nil, err
 		}
-		a := describe(v.content)
-		a.ID, a.Version, a.GUID = v.content.id, v.number, v.content.hash.guid()
-		return records, a, nil
-	}
-	exists := false
-	known, err := c.s.read(func(s *state) (any, *apiError) {
-		records, a, err := plan(s)
-		exists = err == nil && len(records) == 0
-		return a, err
+		return records, registered(v), nil
 	})
-	if exists {
-		return known, err
-	}
-	return c.s.submit(c.r.Context(), plan)
 }
 
 func (c *call) deleteSubject() (any, *apiError) {
-	return c.s.submit(c.r.Context(), func(s *state) ([]record, any, *apiError) {
+	return c.submit(func(s *state) ([]record, any, *apiError) {
 		records, numbers, err := s.planDeleteSubject(c.subject(), c.flag("permanent"))
 		return records, numbers, err
 	})
@@ -275,7 +375,7 @@ func (c *call) deleteVersion() (any, *apiError) {
 	if err != nil {
 		return nil, err
 	}
-	return c.s.submit(c.r.Context(), func(s *state) ([]record, any, *apiError) {
+	return c.submit(func(s *state) ([]record, any, *apiError) {
 		records, deleted, err := s.planDeleteVersion(c.subject(), number, c.flag("permanent"))
 		return records, deleted, err
 	})
@@ -291,27 +391,42 @@ func (c *call) compatible() (any, *apiError) {
 		}
 		number = n
 	}
-	var r schemaRequest
+	r := schemaRequest{normalize: c.flag("normalize")}
 	if err := c.body(&r); err != nil {
 		return nil, err
 	}
-	if err := checkSubject(c.subject()); err != nil {
+	subject := c.subject()
+	if err := checkSubject(subject); err != nil {
 		return nil, err
 	}
-	x, err := r.content(true)
-	if err != nil {
+	// Reading the text takes longest, and nobody has to wait for it.
+	if _, err := c.s.read(func(s *state) (any, *apiError) { r.checked = r.prepare(s, subject); return nil, nil }); err != nil {
 		return nil, err
+	}
+	if r.checked != nil {
+		r.checked.parse()
 	}
 	return c.s.read(func(s *state) (any, *apiError) {
-		versions := s.live(c.subject(), false)
+		versions := s.live(subject, false)
 		if number >= 0 && (len(versions) > 0 || number != latest) {
-			v, err := s.versionOf(c.subject(), number, false)
+			v, err := s.versionOf(subject, number, false)
 			if err != nil {
 				return nil, refuse(codeNoVersion, "Version %d not found.", number)
 			}
 			versions = []*version{v}
 		}
-		messages := s.check(c.subject(), x, versions)
+		x, err := r.content(s, subject)
+		if err != nil {
+			return nil, err
+		}
+		if x, err = s.inherit(subject, &r, x, s.live(subject, false)); err != nil {
+			return nil, err
+		}
+		schema, err := r.verify(s, x, place{subject: subject})
+		if err != nil {
+			return nil, err
+		}
+		messages := s.check(subject, schema, x, versions)
 		a := struct {
 			Compatible bool     `json:"is_compatible"`
 			Messages   []string `json:"messages,omitempty"`
@@ -323,10 +438,17 @@ func (c *call) compatible() (any, *apiError) {
 	})
 }
 
+// effective reports whether the request also takes what a wider scope says: who asks for no subject's does.
+func (c *call) effective() bool {
+	return c.r.PathValue("subject") == "" || c.flag("defaultToGlobal")
+}
+
 func (c *call) config() (any, *apiError) {
 	return c.s.read(func(s *state) (any, *apiError) {
 		subject := c.subject()
-		if _, own := s.configs[subject]; !own && subject != globalSubject && !c.flag("defaultToGlobal") {
+		_, own := s.configs[subject]
+		_, off := s.rules[subject]
+		if !own && !off && !c.effective() {
 			return nil, refuse(codeNoSubjectLevel, "Subject '%s' does not have subject-level compatibility configured", subject)
 		}
 		return s.configOf(subject), nil
@@ -338,18 +460,19 @@ func (c *call) putConfig() (any, *apiError) {
 	if err := c.body(&r); err != nil {
 		return nil, err
 	}
-	return c.s.submit(c.r.Context(), func(s *state) ([]record, any, *apiError) {
+	return c.submit(func(s *state) ([]record, any, *apiError) {
 		records, cfg, err := s.planConfig(c.subject(), &r)
+		// The request's form differs from the answer's in one name.
 		return records, struct {
 			Compatibility string `json:"compatibility,omitempty"`
-			Normalize     *bool  `json:"normalize,omitempty"`
-			Group         string `json:"compatibilityGroup,omitempty"`
-		}{cfg.CompatibilityLevel, cfg.Normalize, cfg.CompatibilityGroup}, err
+			config
+			Level string `json:"compatibilityLevel,omitempty"` // hides the embedded one
+		}{Compatibility: cfg.CompatibilityLevel, config: cfg}, err
 	})
 }
 
 func (c *call) deleteConfig() (any, *apiError) {
-	return c.s.submit(c.r.Context(), func(s *state) ([]record, any, *apiError) {
+	return c.submit(func(s *state) ([]record, any, *apiError) {
 		records, old, err := s.planDeleteConfig(c.subject())
 		return records, old, err
 	})
@@ -362,7 +485,7 @@ type modeBody struct {
 func (c *call) mode() (any, *apiError) {
 	return c.s.read(func(s *state) (any, *apiError) {
 		subject := c.subject()
-		if _, own := s.modes[subject]; !own && subject != globalSubject && !c.flag("defaultToGlobal") {
+		if _, own := s.modes[subject]; !own && !c.effective() {
 			return nil, refuse(codeNoSubjectMode, "Subject '%s' does not have subject-level mode configured", subject)
 		}
 		return modeBody{s.modeOf(subject)}, nil
@@ -374,15 +497,15 @@ func (c *call) putMode() (any, *apiError) {
 	if err := c.body(&r); err != nil {
 		return nil, err
 	}
-	return c.s.submit(c.r.Context(), func(s *state) ([]record, any, *apiError) {
-		records, err := s.planMode(c.subject(), r.Mode, c.flag("force"))
-		return records, r, err
+	return c.submit(func(s *state) ([]record, any, *apiError) {
+		records, err := s.planMode(c.subject(), r.Mode, c.flag("force"), c.flag("recursive"))
+		return records, modeBody{strings.ToUpper(r.Mode)}, err
 	})
 }
 
 func (c *call) deleteMode() (any, *apiError) {
-	return c.s.submit(c.r.Context(), func(s *state) ([]record, any, *apiError) {
-		records, old, err := s.planDeleteMode(c.subject())
+	return c.submit(func(s *state) ([]record, any, *apiError) {
+		records, old, err := s.planDeleteMode(c.subject(), c.flag("recursive"))
 		return records, modeBody{old}, err
 	})
 }

@@ -24,6 +24,8 @@ type ServerConfig struct {
 	Logger   *slog.Logger     // discards by default
 	Instance string           // tells the instances of one registry apart; must be given if there are several
 	Address  string           // host:port where other instances forward writes to; "" = they refuse writes instead
+	Auth     *Auth            // who may do what; nil = everybody everything
+	Version  string           // of the program, for GET /v1/metadata/version
 }
 
 // A Server is one instance of the registry. Any number may run; the one that claimed the topic last writes, the others follow it
@@ -225,7 +227,8 @@ func (s *Server) own(ctx context.Context, owner *eventlog.Owner) error {
 	case <-s.takeover: // of before this claim
 	default:
 	}
-	batch := eventlog.NewBatch(0)
+	g := &group{s: s, owner: owner, batch: eventlog.NewBatch(0)}
+	g.restart()
 	for {
 		s.mu.RLock()
 		deposed, progress := s.claimed > owner.Claimed().Offset, s.progress
@@ -240,7 +243,7 @@ func (s *Server) own(ctx context.Context, owner *eventlog.Owner) error {
 		case <-owner.Lost():
 			return owner.Err()
 		case w := <-s.writes:
-			w.reply <- s.perform(ctx, owner, batch, w)
+			g.commit(ctx, w)
 		}
 	}
 }
@@ -249,51 +252,6 @@ func (s *Server) setStandby(standby bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.standby = standby
-}
-
-// perform writes what the request needs and waits until it is part of the state. Everything before it is: there is no other writer,
-// and the last write was waited for, too.
-func (s *Server) perform(ctx context.Context, owner *eventlog.Owner, batch *eventlog.Batch, w *write) written {
-	s.mu.RLock()
-	records, answer, refusal := w.plan(s.state)
-	poison := s.poison
-	s.mu.RUnlock()
-	switch {
-	case refusal != nil:
-		return written{err: refusal}
-	case len(records) == 0:
-		return written{answer: answer}
-	case poison != nil:
-		return written{err: refuse(codeStore, "The registry is read-only: %s", explain(poison))}
-	}
-	batch.Reset()
-	for _, r := range records {
-		if err := batch.Add(r.key, r.value, nil); err != nil {
-			return written{err: refuse(codeSchemaTooLarge, "The request needs more than one write can hold: %s", explain(err))}
-		}
-	}
-	type result struct {
-		base int64
-		err  error
-	}
-	done := make(chan result, 1)
-	owner.Append(batch, func(base int64, err error) { done <- result{base, err} })
-	r := <-done
-	switch {
-	case r.err == nil:
-		if !s.awaitApplied(ctx, r.base+int64(len(records))-1) {
-			return written{err: refuse(codeTimeout, "The registry is shutting down; the write has been made.")}
-		}
-		return written{answer: answer}
-	case errors.Is(r.err, eventlog.ErrTooLarge):
-		return written{err: refuse(codeSchemaTooLarge, "The topic takes no record of this size: %s", explain(r.err))}
-	case errors.Is(r.err, eventlog.ErrOutcome):
-		return written{err: refuse(codeTimeout, "It is not known whether the write was made; repeat the request.")}
-	case errors.Is(r.err, eventlog.ErrFenced):
-		return written{err: refuse(codeUnknownLeader, "Another instance has become the writer; repeat the request.")}
-	}
-	s.cfg.Logger.Error("a write to the registry's topic failed", "error", r.err.Error())
-	return written{err: refuse(codeStore, "The write failed; nothing was written.")}
 }
 
 // submit hands a write to the writer goroutine and waits for its answer.

@@ -280,10 +280,20 @@ func TestRefusals(t *testing.T) {
 		{"too large", register("s", schemaRequest{Schema: `"` + strings.Repeat("x", 300_000) + `"`}), codeSchemaTooLarge},
 		{"too deep", register("s", schemaRequest{Schema: strings.Repeat(`{"type":"array","items":`, 10_000) + `"int"` + strings.Repeat("}", 10_000)}), codeInvalidSchema},
 		{"protobuf", register("s", schemaRequest{Schema: `syntax = "proto3";`, SchemaType: "PROTOBUF"}), codeInvalidSchema},
-		{"references", register("s", schemaRequest{Schema: `"int"`, References: []reference{{"n", "s", 1}}}), codeInvalidSchema},
+		{"unknown reference", register("s", schemaRequest{Schema: `"int"`, References: []reference{{"n", "s", 9}}}), codeInvalidSchema},
+		{"reference without version", register("s", schemaRequest{Schema: `"int"`, References: []reference{{"n", "s", -1}}}), codeInvalidSchema},
+		{"metadata", register("s", schemaRequest{Schema: `"int"`, Metadata: json.RawMessage(`[]`)}), codeUnprocessableInput},
+		{"rules that are no list", register("s", schemaRequest{Schema: `"int"`, RuleSet: json.RawMessage(`{"domainRules":{}}`)}), codeInvalidRuleSet},
+		{"rule without name", register("s", schemaRequest{Schema: `"int"`, RuleSet: json.RawMessage(`{"domainRules":[{}]}`)}), codeInvalidRuleSet},
+		{"rule twice", register("s", schemaRequest{Schema: `"int"`, RuleSet: json.RawMessage(`{"domainRules":[{"name":"a"},{"name":"a"}]}`)}), codeInvalidRuleSet},
+		{"recursion", register("new", schemaRequest{Schema: `{"type":"record","name":"L","fields":[{"name":"next","type":["null","L"]}]}`}), codeInvalidSchema},
+		{"default out of range", register("new", schemaRequest{Schema: `{"type":"record","name":"L","fields":[{"name":"a","type":"int","default":3000000000}]}`}), codeInvalidSchema},
 		{"id outside import", register("s", schemaRequest{Schema: `"int"`, ID: 7}), codeNotPermitted},
 		{"wrong version", register("s", schemaRequest{Schema: recordSchema("R", "a", "b=0"), Version: 7}), codeInvalidSchema},
-		{"context", register(":.staging:s", schemaRequest{Schema: `"int"`}), codeInvalidSubject},
+		{"context without subject", register(":.staging:", schemaRequest{Schema: `"int"`}), codeInvalidSubject},
+		{"context without end", register(":.staging", schemaRequest{Schema: `"int"`}), codeInvalidSubject},
+		{"all contexts", register(":.*:s", schemaRequest{Schema: `"int"`}), codeInvalidSubject},
+		{"no subject", register("", schemaRequest{Schema: `"int"`}), codeInvalidSubject},
 		{"control character", register("a\x00b", schemaRequest{Schema: `"int"`}), codeInvalidSubject},
 		{"subject too long", register(strings.Repeat("x", 2000), schemaRequest{Schema: `"int"`}), codeInvalidSubject},
 		{"unknown subject", func() *apiError { _, err := l.s.versionOf("x", 1, false); return err }, codeNoSubject},
@@ -298,11 +308,13 @@ func TestRefusals(t *testing.T) {
 		{"delete live version for good", func() *apiError { _, _, err := l.s.planDeleteVersion("s", 1, true); return err }, codeVersionNotDeleted},
 		{"unknown level", func() *apiError { _, _, err := l.s.planConfig("s", &configRequest{Compatibility: "SOME"}); return err }, codeInvalidLevel},
 		{"no level", func() *apiError { _, _, err := l.s.planConfig("s", &configRequest{}); return err }, codeInvalidLevel},
-		{"alias", func() *apiError { _, _, err := l.s.planConfig("s", &configRequest{Alias: "t"}); return err }, codeNotPermitted},
+		{"alias of all", func() *apiError { _, _, err := l.s.planConfig("", &configRequest{Alias: new("t")}); return err }, codeNotPermitted},
+		{"bad alias", func() *apiError { _, _, err := l.s.planConfig("s", &configRequest{Alias: new("\x00")}); return err }, codeInvalidSubject},
+		{"unknown rule", func() *apiError { _, _, err := l.s.planConfig("s", &configRequest{DisabledRules: &[]string{"TYPE_MISMATCH"}}); return err }, codeUnprocessableInput},
 		{"no config to delete", func() *apiError { _, _, err := l.s.planDeleteConfig("s"); return err }, codeNoSubjectLevel},
-		{"unknown mode", func() *apiError { _, err := l.s.planMode("s", "WRITEONLY", false); return err }, codeInvalidMode},
-		{"import over existing", func() *apiError { _, err := l.s.planMode("s", "IMPORT", false); return err }, codeNotPermitted},
-		{"no mode to delete", func() *apiError { _, _, err := l.s.planDeleteMode("s"); return err }, codeNoSubjectMode},
+		{"unknown mode", func() *apiError { _, err := l.s.planMode("s", "WRITEONLY", false, false); return err }, codeInvalidMode},
+		{"import over existing", func() *apiError { _, err := l.s.planMode("s", "IMPORT", false, false); return err }, codeNotPermitted},
+		{"no mode to delete", func() *apiError { _, _, err := l.s.planDeleteMode("s", false); return err }, codeNoSubjectMode},
 	} {
 		if got := code(tt.do()); got != tt.want {
 			t.Errorf("%s: got %d, want %d", tt.name, got, tt.want)
@@ -314,7 +326,7 @@ func TestModes(t *testing.T) {
 	l := newLab()
 	mode := func(subject, mode string, force bool) {
 		t.Helper()
-		records, err := l.s.planMode(subject, mode, force)
+		records, err := l.s.planMode(subject, mode, force, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -370,8 +382,8 @@ func TestRecordFormat(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, plan := range []func() ([]record, *apiError){
-		func() ([]record, *apiError) { return l.s.planMode(globalSubject, "readonly", false) },
-		func() ([]record, *apiError) { r, _, err := l.s.planDeleteMode(globalSubject); return r, err },
+		func() ([]record, *apiError) { return l.s.planMode(globalSubject, "readonly", false, false) },
+		func() ([]record, *apiError) { r, _, err := l.s.planDeleteMode(globalSubject, false); return r, err },
 		func() ([]record, *apiError) { r, _, err := l.s.planDeleteSubject("s", false); return r, err },
 		func() ([]record, *apiError) { r, _, err := l.s.planDeleteSubject("s", true); return r, err },
 	} {
@@ -431,7 +443,7 @@ func TestForeignRecords(t *testing.T) {
 	if diff := cmp.Diff(want, dump(s)); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
 	}
-	if got := s.referencedBy("proto", 3); !slices.Equal(got, []int32{4}) {
+	if got := s.referencedBy("proto", 3, false); !slices.Equal(got, []int32{4}) {
 		t.Errorf("referencedBy: got %v", got)
 	}
 	if _, _, err := s.planDeleteVersion("proto", 3, false); code(err) != codeReferenced {
@@ -467,7 +479,15 @@ func TestPoisonedRecords(t *testing.T) {
 
 // dump lists all that a state knows.
 func dump(s *state) []string {
-	out := []string{fmt.Sprintf("max %d", s.maxID)}
+	out := []string{fmt.Sprintf("max %d", s.in(defaultContext).maxID)}
+	for context, p := range s.spaces {
+		if context != defaultContext {
+			out = append(out, fmt.Sprintf("context %s max %d", context, p.maxID))
+		}
+	}
+	for scope, off := range s.rules {
+		out = append(out, fmt.Sprintf("rules off %s/%v", scope, off))
+	}
 	for name, versions := range s.subjects {
 		for _, v := range versions {
 			out = append(out, fmt.Sprintf("version %s/%d id %d deleted %v %s %s", name, v.number, v.content.id, v.deleted, v.content.schemaType, v.content.text))
@@ -527,7 +547,7 @@ func FuzzRequests(f *testing.F) {
 				if op%16 > 6 {
 					schema = recordSchema("R", "a", fmt.Sprintf("c%d=0", op/16))
 				}
-				top := l.s.maxID
+				top := l.s.in(defaultContext).maxID
 				var last int32
 				if all := l.s.live(subject, true); len(all) > 0 {
 					last = all[len(all)-1].number
@@ -556,7 +576,7 @@ func FuzzRequests(f *testing.F) {
 				records, _, _ := l.s.planConfig([]string{subject, globalSubject}[arg%2], &configRequest{Compatibility: []string{"NONE", "full", "BACKWARD"}[arg%3]})
 				l.commit(t, records)
 			case 15:
-				records, _ := l.s.planMode(subject, []string{"READONLY", "READWRITE", "READWRITE"}[arg%3], false)
+				records, _ := l.s.planMode(subject, []string{"READONLY", "READWRITE", "READWRITE"}[arg%3], false, false)
 				l.commit(t, records)
 			}
 		}
@@ -584,10 +604,15 @@ func FuzzApply(f *testing.F) {
 				t.Fatalf("%s %s: refused with %v, but the state changed", key, value, err)
 			}
 		}
-		for id, c := range s.byID {
-			if c.id != id || len(c.versions) == 0 || s.byHash[c.hash] == nil {
-				t.Fatalf("id %d: %+v", id, c)
+		for context, p := range s.spaces {
+			for id, c := range p.byID {
+				if c.id != id || c.context != context || len(c.versions) == 0 || p.byHash[c.hash] == nil || !slices.Contains(s.byGUID[c.guid], c) {
+					t.Fatalf("id %d: %+v", id, c)
+				}
 			}
+		}
+		if !reflect.DeepEqual(dump(s.clone()), dump(s)) {
+			t.Fatal("the clone differs")
 		}
 		records, _, _ := s.planRegister("s", &schemaRequest{Schema: `"long"`})
 		for _, r := range records {
