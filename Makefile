@@ -40,12 +40,12 @@ lint: ## vet, golangci-lint with .golangci.yaml
 	@deploy/ci/golangci-lint.sh run $(PACKAGES)
 
 generate: build ## regenerate the Go code of the event contracts
-	$(BIN)/millrace contract generate schemas/orders/v1
+	$(BIN)/millrace contract generate schemas/*/v*
 
 verify: generate ## fail if generated code differs from what is committed
 	git diff --exit-code -- schemas
 
-kafka: ## start Apache Kafka 4.3.1 on 127.0.0.1:$(KAFKA_PORT) (Java 17 and Maven)
+kafka: ## start Apache Kafka 4.3.1 on 127.0.0.1:9092, or KAFKA_PORT (Java 17 and Maven)
 	deploy/kafka/kafka.sh start --port $(KAFKA_PORT)
 
 kafka-stop: ## stop it

@@ -43,6 +43,9 @@ func (r *Request) Route() string { return r.c.Path() }
 // Header returns the first value of a header field, "" if it is absent.
 func (r *Request) Header(name string) string { return r.r.Header.Get(name) }
 
+// SetHeader sets a header field of the answer, whatever it will be, an error included. A Response's own fields come on top of it.
+func (r *Request) SetHeader(name, value string) { r.c.Response().Header().Set(name, value) }
+
 // Param returns the path parameter of that name with percent escapes resolved once: an escaped slash is a slash in the value, which
 // es.CheckID refuses, and never a separator. "" if the pattern has no such parameter.
 func (r *Request) Param(name string) string {

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,6 +28,7 @@ import (
 // Errors of command services.
 var (
 	ErrCommandType = fault.New(fault.NotFound, "command_unknown", "there is no such command")
+	ErrRole        = fault.New(fault.Internal, "invalid_role", "the role cannot be used")
 	ErrPoint       = fault.New(fault.Invalid, "invalid_query", "a query parameter has a value that is not allowed")
 	ErrOperation   = fault.New(fault.NotFound, "operation_not_found", "there is no such operation")
 	ErrTooMany     = fault.New(fault.Unavailable, "overloaded", "too many operations are under way")
@@ -49,6 +51,33 @@ func (a Aggregate[S, C, E]) role() string { return a.Name }
 
 func (a Aggregate[S, C, E]) contracts() []contract.Subject {
 	return append(a.Contract.Subjects(), eventlog.MarkSubjects(a.Contract.Topic)...)
+}
+
+// check finds what could only fail later, request by request.
+func (a Aggregate[S, C, E]) check() error {
+	bad := func(format string, args ...any) error {
+		return ErrRole.Because("aggregate %q: "+format, append([]any{a.Name}, args...)...)
+	}
+	switch {
+	case !nameForm.MatchString(a.Name) || a.Name == "views" || a.Name == "operations":
+		return bad("the name must be lower case letters, digits and dashes, and not views or operations")
+	case a.Decider.Decide == nil || a.Decider.Evolve == nil:
+		return bad("Decide and Evolve must be set")
+	case len(a.Commands) == 0:
+		return bad("it has no commands")
+	}
+	seen := map[string]bool{}
+	for _, c := range a.Commands {
+		t := reflect.TypeOf(c)
+		if t == nil || t.Kind() != reflect.Struct || t.Name() == "" {
+			return bad("%v is not a command: a value of a named struct type is needed", t)
+		}
+		if name := kebab(t.Name()); seen[name] || name == "events" {
+			return bad("command %s is there twice, or is called events", name)
+		}
+		seen[kebab(t.Name())] = true
+	}
+	return nil
 }
 
 func (a Aggregate[S, C, E]) start(ctx context.Context, h *host) error {
@@ -93,8 +122,12 @@ func (a Aggregate[S, C, E]) start(ctx context.Context, h *host) error {
 	h.http.Handle(http.MethodGet, "/v1/"+a.Name+"/:id", api.state)
 	h.http.Handle(http.MethodGet, "/v1/"+a.Name+"/:id/events", api.events)
 	h.operation(a.Name, api.outcome)
+	// What was answered 202 is decided before the engine stops.
+	h.drain(api.under.Wait)
 	return nil
 }
+
+var nameForm = regexp.MustCompile("^[a-z][a-z0-9-]{0,62}$")
 
 // kebab turns a Go name into kebab case: AddLine → add-line.
 func kebab(name string) string {
@@ -118,7 +151,8 @@ type commandAPI[S, C, E any] struct {
 	slots    chan struct{} // asynchronous commands under way
 	mu       sync.Mutex
 	outcomes map[string]error // of asynchronous commands that were not accepted: the log knows the others
-	oldest   []string         // keys of outcomes, in the order they were added
+	refused  []string         // the latest refusals among them, the oldest first
+	under    sync.WaitGroup   // asynchronous commands under way
 }
 
 // maxOperations bounds the asynchronous commands under way, and the refusals that are remembered.
@@ -139,7 +173,7 @@ func (a *commandAPI[S, C, E]) command(name string, t reflect.Type) rest.Handler 
 		if err != nil {
 			return nil, err
 		}
-		return answer(receipt, c.ID)
+		return answer(receipt)
 	}
 }
 
@@ -163,6 +197,8 @@ func (a *commandAPI[S, C, E]) read(r *rest.Request, t reflect.Type) (c command.C
 	if c.ID == "" {
 		c.ID = rand.Text()
 	}
+	// Also on errors: whoever is told to repeat the command must know under which id.
+	r.SetHeader("Idempotency-Key", c.ID)
 	if c.Expect, err = r.IfMatch(); err != nil {
 		return c, err
 	}
@@ -199,14 +235,13 @@ func traceParent(s string) string {
 }
 
 // answer writes a receipt.
-func answer(receipt command.Receipt, id string) (*rest.Response, error) {
+func answer(receipt command.Receipt) (*rest.Response, error) {
 	body, err := json.Marshal(receipt)
 	if err != nil {
 		return nil, err
 	}
 	header := http.Header{
-		"Etag":            {`"` + strconv.FormatInt(int64(receipt.Version), 10) + `"`},
-		"Idempotency-Key": {id},
+		"Etag": {`"` + strconv.FormatInt(int64(receipt.Version), 10) + `"`},
 	}
 	if !receipt.Position.IsZero() {
 		header["Millrace-Position"] = []string{receipt.Position.String()}
@@ -226,23 +261,22 @@ func (a *commandAPI[S, C, E]) later(ctx context.Context, name string, c command.
 	}
 	op := operationID(a.name, c.Stream, c.ID)
 	a.remember(op, errPending)
-	go func() {
+	a.under.Go(func() {
 		defer func() { <-a.slots }()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.timeout)
 		defer cancel()
 		_, err := a.handle(ctx, name, c)
 		a.remember(op, err)
-	}()
+	})
 	return &rest.Response{Status: http.StatusAccepted, Header: http.Header{
 		"Location":           {"/v1/operations/" + op},
-		"Idempotency-Key":    {c.ID},
 		"Retry-After":        {"1"},
 		"Preference-Applied": {"respond-async"},
 		"Vary":               {"Prefer"},
 	}}, nil
 }
 
-var errPending = fault.New(fault.Unavailable, "operation_pending", "the operation is under way")
+var errPending error = fault.New(fault.Unavailable, "operation_pending", "the operation is under way")
 
 // remember keeps the outcome of an asynchronous command; an accepted one (nil) is in the log and needs no memory.
 func (a *commandAPI[S, C, E]) remember(op string, err error) {
@@ -255,13 +289,17 @@ func (a *commandAPI[S, C, E]) remember(op string, err error) {
 		delete(a.outcomes, op)
 		return
 	}
-	if _, known := a.outcomes[op]; !known {
-		a.oldest = append(a.oldest, op)
-	}
 	a.outcomes[op] = err
-	for len(a.oldest) > 2*maxOperations {
-		delete(a.outcomes, a.oldest[0])
-		a.oldest = a.oldest[1:]
+	if err == errPending { //nolint:errorlint // the very value
+		return
+	}
+	a.refused = append(a.refused, op)
+	for len(a.refused) > maxOperations {
+		// A command that is under way again under the same id is not forgotten.
+		if a.outcomes[a.refused[0]] != errPending { //nolint:errorlint // the very value
+			delete(a.outcomes, a.refused[0])
+		}
+		a.refused = a.refused[1:]
 	}
 }
 
@@ -270,7 +308,7 @@ func (a *commandAPI[S, C, E]) outcome(ctx context.Context, op string, stream es.
 	a.mu.Lock()
 	err := a.outcomes[op]
 	a.mu.Unlock()
-	if err != nil && fault.From(err) == errPending {
+	if err == errPending { //nolint:errorlint // the very value
 		return &rest.Response{Status: http.StatusAccepted, Header: http.Header{"Retry-After": {"1"}}}, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, a.timeout)
@@ -278,7 +316,7 @@ func (a *commandAPI[S, C, E]) outcome(ctx context.Context, op string, stream es.
 	receipt, found := a.engine.Lookup(ctx, stream, id)
 	switch {
 	case found == nil:
-		return answer(receipt, id)
+		return answer(receipt)
 	case err != nil:
 		return nil, err
 	}
@@ -345,7 +383,7 @@ func (a *commandAPI[S, C, E]) state(ctx context.Context, r *rest.Request) (*rest
 // number reads a whole number from a query parameter.
 func number(q url.Values, name string, least, most int64) (int64, error) {
 	v, err := strconv.ParseInt(q.Get(name), 10, 64)
-	if err != nil || v < least || v > most {
+	if err != nil || v < least || v > most || strconv.FormatInt(v, 10) != q.Get(name) {
 		return 0, ErrPoint.Because("%s=%.40q is not a number from %d to %d", name, q.Get(name), least, most)
 	}
 	return v, nil

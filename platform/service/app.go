@@ -69,7 +69,7 @@ func Execute(root *cobra.Command, args []string, stderr io.Writer) int {
 }
 
 func (a App) command() *cobra.Command {
-	root := &cobra.Command{Use: a.Name, Short: a.Short, Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
+	root := &cobra.Command{Use: a.Name, Short: a.Short, Version: Version, Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
 	dev := &cobra.Command{
 		Use: "dev", Short: "Run everything in one process: embedded Kafka, schema registry and all roles", Args: cobra.NoArgs,
 		Example: fmt.Sprintf("  %[1]s dev\n  %[1]s dev --ephemeral --http-addr 127.0.0.1:0 --kafka-addr 127.0.0.1:0 --registry-addr 127.0.0.1:0 --admin-addr 127.0.0.1:0", a.Name),

@@ -1,8 +1,10 @@
 package service
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -153,6 +155,9 @@ func LoadConfig(flags *pflag.FlagSet, environ []string) (Config, error) {
 		s, ok := byEnv[name]
 		if base, isFile := strings.CutSuffix(name, "_FILE"); !ok && isFile {
 			if s, ok = byEnv[base]; ok {
+				if _, both := env[base]; both {
+					return c, ErrConfig.Because("environment has %s and %s", base, name).WithFix("set one of them")
+				}
 				text, err := os.ReadFile(value)
 				if err != nil {
 					return c, ErrConfig.Because("environment %s", name).Wrap(err)
@@ -201,8 +206,12 @@ func loadFile(flags *pflag.FlagSet, path string, known map[string]setting) error
 		return ErrConfig.Because("file %s", path).Wrap(err)
 	}
 	var tree map[string]any
-	if err := yaml.Unmarshal(text, &tree); err != nil {
+	documents := yaml.NewDecoder(bytes.NewReader(text))
+	if err := documents.Decode(&tree); err != nil && !errors.Is(err, io.EOF) {
 		return ErrConfig.Because("file %s", path).Wrap(err)
+	}
+	if err := documents.Decode(new(any)); !errors.Is(err, io.EOF) {
+		return ErrConfig.Because("file %s has a second document", path).WithFix("put all settings into one")
 	}
 	flat := map[string]string{}
 	if err := flatten(tree, "", flat); err != nil {
@@ -223,6 +232,9 @@ func loadFile(flags *pflag.FlagSet, path string, known map[string]setting) error
 func flatten(tree map[string]any, prefix string, into map[string]string) error {
 	for key, v := range tree {
 		key = prefix + key
+		if _, twice := into[key]; twice {
+			return fmt.Errorf("%s is there twice", key)
+		}
 		switch v := v.(type) {
 		case map[string]any:
 			if err := flatten(v, key+".", into); err != nil {
@@ -256,6 +268,12 @@ func (c *Config) check() error {
 	}
 	if c.LogFormat != "text" && c.LogFormat != "json" {
 		return ErrConfig.Because("log.format: %q is not text or json", c.LogFormat)
+	}
+	if c.KafkaReplication > 1000 {
+		return ErrConfig.Because("kafka.replication: %d is more than any cluster has brokers", c.KafkaReplication)
+	}
+	if c.CommandTimeout > 50*time.Second || c.QueryWaitMax > 50*time.Second {
+		return ErrConfig.Because("command.timeout and query.wait.max must not exceed 50s, for an answer must be given within a minute")
 	}
 	if c.DataDir == "" {
 		return ErrConfig.Because("data.dir is empty")

@@ -2,6 +2,7 @@ package service
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -49,6 +50,27 @@ func TestPrecedence(t *testing.T) {
 	if c, err = load(t, "", []string{"MILLRACE_REGISTRY_PASSWORD_FILE=" + secret}); err != nil || c.RegistryPassword != "s3cret" {
 		t.Errorf("%q, %v", c.RegistryPassword, err)
 	}
+	if _, err := load(t, "", []string{"MILLRACE_REGISTRY_PASSWORD_FILE=" + secret, "MILLRACE_REGISTRY_PASSWORD=other"}); !errors.Is(err, ErrConfig) {
+		t.Errorf("a value and a file for it: %v", err)
+	}
+}
+
+// TestPendingIsNotForgotten: however many operations come and go, one that is under way stays known.
+func TestPendingIsNotForgotten(t *testing.T) {
+	a := &commandAPI[int, int, int]{}
+	a.remember("slow", errPending)
+	for i := range 3 * maxOperations {
+		op := fmt.Sprint(i)
+		a.remember(op, errPending)
+		if i%2 == 0 {
+			a.remember(op, nil)
+		} else {
+			a.remember(op, ErrUsage)
+		}
+	}
+	if a.outcomes["slow"] == nil || len(a.outcomes) > maxOperations+1 {
+		t.Errorf("slow: %v, %d outcomes", a.outcomes["slow"], len(a.outcomes))
+	}
 }
 
 func TestRefusedSettings(t *testing.T) {
@@ -67,6 +89,10 @@ func TestRefusedSettings(t *testing.T) {
 		{file: "htpp.addr: x", says: "http.addr"},
 		{file: "http: [", says: "millrace.yaml"},
 		{file: "http.addr:", says: "http.addr"},
+		{file: "http.addr: 127.0.0.1:1\nhttp:\n  addr: 127.0.0.1:2\n", says: "http.addr is there twice"},
+		{file: "log.level: info\n---\nlog.level: warn\n", says: "second document"},
+		{env: "MILLRACE_KAFKA_REPLICATION=65537", says: "65537"},
+		{env: "MILLRACE_COMMAND_TIMEOUT=2m", says: "50s"},
 	} {
 		_, err := load(t, tc.file, []string{tc.env})
 		if !errors.Is(err, ErrConfig) {

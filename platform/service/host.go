@@ -22,23 +22,26 @@ import (
 // A Role is one part that a process can play: an Aggregate, a Projector, or the schema registry that every application has.
 type Role interface {
 	role() string
+	check() error // of what its author got wrong
 	contracts() []contract.Subject
 	start(ctx context.Context, h *host) error
 }
 
 // A host is what the roles of one process share. Roles add to it while it starts; then it runs what they added.
 type host struct {
-	app       string
-	config    Config
-	logger    *slog.Logger
-	instance  string
-	advertise string
-	log       *eventlog.Client
-	registry  *registry.Client
-	http      *rest.Server
-	metrics   *metrics
+	app             string
+	config          Config
+	logger          *slog.Logger
+	instance        string
+	advertise       string
+	registryAddress string // where other registries forward to; "" = there is none here
+	log             *eventlog.Client
+	registry        *registry.Client
+	http            *rest.Server
+	metrics         *metrics
 
 	tasks      []task
+	drains     []func() // wait for what requests left behind, after the last request and before the tasks end
 	closers    []func() error
 	operations map[string]operationFunc
 
@@ -75,6 +78,9 @@ func newHost(app string, c Config, logger *slog.Logger) *host {
 func (h *host) run(name string, f func(context.Context) error) {
 	h.tasks = append(h.tasks, task{name, f})
 }
+
+// drain adds something to wait for between the last request and the end of the tasks.
+func (h *host) drain(wait func()) { h.drains = append(h.drains, wait) }
 
 // operation adds the look-up of an aggregate's asynchronous commands.
 func (h *host) operation(aggregate string, f operationFunc) { h.operations[aggregate] = f }

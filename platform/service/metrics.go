@@ -13,6 +13,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/millrace/millrace/platform/command"
+	"github.com/millrace/millrace/platform/es"
+	"github.com/millrace/millrace/platform/eventlog"
 	"github.com/millrace/millrace/platform/fault"
 	"github.com/millrace/millrace/platform/projection"
 	"github.com/millrace/millrace/platform/rest"
@@ -24,6 +26,9 @@ type metrics struct {
 	commands *prometheus.HistogramVec // by command and outcome
 	appended *prometheus.CounterVec   // by topic and event type
 	views    viewMetrics              // filled while the process starts
+	fences   *prometheus.CounterVec   // by topic and reason
+	rogue    *prometheus.CounterVec   // by topic
+	resends  *prometheus.CounterVec   // by topic
 }
 
 func newMetrics() *metrics {
@@ -37,10 +42,30 @@ func newMetrics() *metrics {
 			Name: "millrace_events_appended_total", Help: "Events of commands that were acknowledged.",
 		}, []string{"topic", "event_type"}),
 	}
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	}
+	m.fences = counter("millrace_fences_total", "Partitions that this process lost.", "topic", "reason")
+	m.rogue = counter("millrace_rogue_records_total", "Records that no owner wrote, dropped: somebody else writes the topic.", "topic")
+	m.resends = counter("millrace_append_resends_total", "Batches sent again because an answer was lost or meant to wait.", "topic")
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "millrace_build_info", Help: "1, with the version as a label.", ConstLabels: prometheus.Labels{"version": Version}})
 	build.Set(1)
-	m.registry.MustRegister(m.commands, m.appended, &m.views, build, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.registry.MustRegister(m.commands, m.appended, &m.views, m.fences, m.rogue, m.resends, build, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
+}
+
+// watch lets the log count what should not happen.
+func (m *metrics) watch(c eventlog.Config) eventlog.Config {
+	c.OnLost = func(at es.TopicPartition, reason error) {
+		code := "unknown"
+		if e := fault.From(reason); e != nil {
+			code = e.Code
+		}
+		m.fences.WithLabelValues(at.Topic, code).Inc()
+	}
+	c.OnResend = func(at es.TopicPartition, _ error) { m.resends.WithLabelValues(at.Topic).Inc() }
+	c.OnRogue = func(at es.Position, _ int64, _ int16) { m.rogue.WithLabelValues(at.Topic).Inc() }
+	return c
 }
 
 // decided counts one command.

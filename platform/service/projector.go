@@ -52,6 +52,20 @@ func ViewOf[R, E any](events contract.Set[E], v es.View[R, E]) View {
 
 func (p Projector) role() string { return p.Name }
 
+func (p Projector) check() error {
+	seen := map[string]bool{}
+	for _, v := range p.Views {
+		if !nameForm.MatchString(v.name) || seen[v.name] {
+			return ErrRole.Because("projector %q: the view %q is there twice, or its name is not lower case letters, digits and dashes", p.Name, v.name)
+		}
+		seen[v.name] = true
+	}
+	if !nameForm.MatchString(p.Name) || len(p.Views) == 0 {
+		return ErrRole.Because("projector %q: it needs views, and a name of lower case letters, digits and dashes", p.Name)
+	}
+	return nil
+}
+
 func (p Projector) contracts() []contract.Subject {
 	var all []contract.Subject
 	for _, v := range p.Views {

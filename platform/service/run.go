@@ -10,7 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
+	"strconv"
 	"sync"
 	"time"
 
@@ -26,6 +26,7 @@ import (
 type registryRole struct{}
 
 func (registryRole) role() string                       { return "registry" }
+func (registryRole) check() error                       { return nil }
 func (registryRole) contracts() []contract.Subject      { return nil }
 func (registryRole) start(context.Context, *host) error { return nil }
 
@@ -91,10 +92,16 @@ type addresses struct {
 	Admin    string `json:"admin"`
 }
 
-// run runs roles until ctx ends, on an embedded broker in dev mode. All ports are bound before anything is opened or written.
+// run runs roles until ctx ends, on an embedded broker in dev mode. All ports are bound before anything is opened.
 func (a App) run(ctx context.Context, c Config, roles []Role, dev bool, stdout, stderr io.Writer) (err error) {
 	began := time.Now()
 	logger := newLogger(c, stderr)
+	if err := checkRoles(roles); err != nil {
+		return err
+	}
+	if dev {
+		c.DataDir = filepath.Join(c.DataDir, "dev") // what serve keeps belongs to another log
+	}
 	if c.Ephemeral {
 		dir, err := os.MkdirTemp("", a.Name+"-")
 		if err != nil {
@@ -113,7 +120,7 @@ func (a App) run(ctx context.Context, c Config, roles []Role, dev bool, stdout, 
 	at.HTTP = "http://" + bound.String()
 	h.advertise = c.Advertise
 	if h.advertise == "" {
-		h.advertise = bound.String()
+		h.advertise = reachable(bound)
 	}
 	admin := newAdmin(logger, h.metrics)
 	if bound, err = listen(admin, c.AdminAddr, "--admin-addr"); err != nil {
@@ -121,12 +128,14 @@ func (a App) run(ctx context.Context, c Config, roles []Role, dev bool, stdout, 
 	}
 	at.Admin = "http://" + bound.String()
 	withRegistry := dev || slices.Contains(roles, Role(registryRole{}))
+	registryAddress := ""
 	registryHTTP := rest.NewServer(rest.Options{Logger: logger, MaxBody: registryBody, Checks: []rest.Check{{Name: "registry", Ready: h.ready}}})
 	if withRegistry {
 		if bound, err = listen(registryHTTP, c.RegistryAddr, "--registry-addr"); err != nil {
 			return err
 		}
 		at.Registry = "http://" + bound.String()
+		registryAddress = reachable(bound)
 		c.RegistryURL = []string{at.Registry}
 		h.config.RegistryURL = c.RegistryURL
 	}
@@ -135,6 +144,12 @@ func (a App) run(ctx context.Context, c Config, roles []Role, dev bool, stdout, 
 	}
 
 	p := newProcess(ctx)
+	ready := false
+	defer func() {
+		if !ready && ctx.Err() != nil {
+			err = context.Canceled // asked to stop while it started: whatever failed then failed for that
+		}
+	}()
 	defer func() {
 		stopped := p.stop()
 		logger.Debug("parts stopped")
@@ -157,7 +172,8 @@ func (a App) run(ctx context.Context, c Config, roles []Role, dev bool, stdout, 
 		step("kafka")
 		c.KafkaBrokers = []string{broker.Addr()}
 	}
-	if h.log, err = eventlog.Open(starting, eventlog.Config{Brokers: c.KafkaBrokers, Env: c.Environment, ClientID: h.instance, Production: c.Production, Logger: logger}); err != nil {
+	h.registryAddress = registryAddress
+	if h.log, err = eventlog.Open(starting, h.metrics.watch(eventlog.Config{Brokers: c.KafkaBrokers, Env: c.Environment, ClientID: h.instance, Production: c.Production, Logger: logger})); err != nil {
 		return err
 	}
 	h.closers = append(h.closers, func() error { h.log.Close(); return nil })
@@ -167,14 +183,18 @@ func (a App) run(ctx context.Context, c Config, roles []Role, dev bool, stdout, 
 	}
 	step("roles")
 	p.begin()("admin", admin.Serve)
-	p.begin()("http", h.http.Serve)
-	fmt.Fprint(stdout, banner(a.Name, c, at, dev, roles))
-	if err := until(ctx, p, func() bool { return h.ready(ctx) == nil }); err != nil {
-		if ctx.Err() != nil {
-			return nil // asked to stop before it was ready
+	p.begin()("http", func(ctx context.Context) error {
+		err := h.http.Serve(ctx)
+		for _, wait := range h.drains {
+			wait()
 		}
 		return err
+	})
+	fmt.Fprint(stdout, banner(a.Name, c, at, dev, roles))
+	if err := until(ctx, p, func() bool { return h.ready(ctx) == nil }); err != nil {
+		return err
 	}
+	ready = true
 	text, err := json.Marshal(at)
 	if err != nil {
 		return err
@@ -193,13 +213,28 @@ func (a App) run(ctx context.Context, c Config, roles []Role, dev bool, stdout, 
 	}
 }
 
+// checkRoles finds what the authors of the roles got wrong, and two that would share a directory.
+func checkRoles(roles []Role) error {
+	seen := map[string]bool{}
+	for _, r := range roles {
+		if err := r.check(); err != nil {
+			return err
+		}
+		if seen[r.role()] {
+			return ErrRole.Because("two roles are called %q", r.role())
+		}
+		seen[r.role()] = true
+	}
+	return nil
+}
+
 // registryBody is the longest request a registry takes: a schema of 256 KiB, escaped as JSON, with room around it.
 const registryBody = 2 << 20
 
 // start starts the registry, registers the contracts where this process may, and starts the roles.
 func (a App) start(ctx context.Context, p *process, h *host, c Config, roles []Role, registryHTTP *rest.Server, withRegistry, dev bool) error {
 	if withRegistry {
-		server, err := registry.NewServer(ctx, registry.ServerConfig{Log: h.log, Logger: h.logger, Instance: h.instance, Address: strings.TrimPrefix(c.RegistryURL[0], "http://")})
+		server, err := registry.NewServer(ctx, registry.ServerConfig{Log: h.log, Logger: h.logger, Instance: h.instance, Address: h.registryAddress})
 		if err != nil {
 			return err
 		}
@@ -208,7 +243,7 @@ func (a App) start(ctx context.Context, p *process, h *host, c Config, roles []R
 		run("registry", server.Run)
 		run("registry http", registryHTTP.Serve)
 		if err := until(ctx, p, server.Ready); err != nil {
-			return err
+			return errRegistry.Because("it was not ready in time").Wrap(err)
 		}
 		h.check("registry", func(context.Context) error {
 			if !server.Ready() {
@@ -278,6 +313,19 @@ func until(ctx context.Context, p *process, holds func() bool) error {
 		}
 	}
 	return nil
+}
+
+// reachable returns an address under which others reach a listener: one that listens everywhere is reached by the host's name.
+func reachable(bound net.Addr) string {
+	tcp, ok := bound.(*net.TCPAddr)
+	if !ok || !tcp.IP.IsUnspecified() {
+		return bound.String()
+	}
+	name, err := os.Hostname()
+	if err != nil {
+		return bound.String()
+	}
+	return net.JoinHostPort(name, strconv.Itoa(tcp.Port))
 }
 
 func listen(s *rest.Server, addr, flag string) (net.Addr, error) {

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/csv"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -93,13 +96,13 @@ func (im *importer) command(ctx context.Context, path string, stdin io.Reader, s
 	began := time.Now()
 	err = im.run(ctx, &counted{in, im})
 	stop()
-	if err != nil {
-		return err
-	}
 	placed, repeated, failed := im.placed.Load(), im.repeated.Load(), im.failed.Load()
 	took := time.Since(began)
 	fmt.Fprintf(stdout, "%d orders placed, %d were there already, %d rows not imported, %.1fs, %.0f rows/s\n",
 		placed, repeated, failed, took.Seconds(), float64(placed+repeated+failed)/took.Seconds())
+	if err != nil {
+		return err
+	}
 	if failed > 0 {
 		return errRows.Because("%d of %d", failed, placed+repeated+failed).WithFix("mend the rows named above and run the import again: what is there already is left alone")
 	}
@@ -195,38 +198,63 @@ func (im *importer) run(ctx context.Context, in io.Reader) error {
 	return g.Wait()
 }
 
-// read sends the rows of the file; a row that is not CSV is reported and left out.
+// maxLine is the longest line of a file.
+const maxLine = 64 << 10
+
+// read sends the rows of the file, one a line: a quote that nobody closes costs its own row only. A row that is not CSV is reported and
+// left out.
 func (im *importer) read(ctx context.Context, in io.Reader, rows chan<- row) error {
-	r := csv.NewReader(in)
-	r.ReuseRecord = false
-	first, err := r.Read()
-	if err != nil {
-		return errFile.Because("it has no header").Wrap(err).WithFix("the first line must be %s", strings.Join(header, ","))
-	}
-	first[0] = strings.TrimPrefix(first[0], "\ufeff")
-	if !slices.Equal(first, header) {
-		return errFile.Because("its header is %s", strings.Join(first, ",")).WithFix("the first line must be %s", strings.Join(header, ","))
-	}
-	for {
-		fields, err := r.Read()
-		if errors.Is(err, io.EOF) {
-			return nil
+	fix := "the first line must be " + strings.Join(header, ",")
+	lines := bufio.NewScanner(in)
+	lines.Buffer(make([]byte, 0, 4096), maxLine)
+	number := 0
+	for lines.Scan() {
+		number++
+		text := strings.TrimSuffix(lines.Text(), "\r")
+		if number == 1 {
+			text = strings.TrimPrefix(text, "\ufeff")
 		}
-		var bad *csv.ParseError
-		if errors.As(err, &bad) {
-			im.fail(bad.StartLine, bad.Err)
+		if strings.TrimSpace(text) == "" {
+			if number == 1 {
+				return errFile.Because("its first line is empty").WithFix("%s", fix)
+			}
+			continue
+		}
+		parser := csv.NewReader(strings.NewReader(text))
+		parser.FieldsPerRecord = len(header)
+		fields, err := parser.Read()
+		if number == 1 {
+			if err != nil || !slices.Equal(fields, header) {
+				return errFile.Because("its first line is %.120s", text).WithFix("%s", fix)
+			}
 			continue
 		}
 		if err != nil {
-			return errFile.Wrap(err)
+			var bad *csv.ParseError
+			if errors.As(err, &bad) {
+				err = bad.Err
+			}
+			if errors.Is(err, csv.ErrFieldCount) {
+				err = fmt.Errorf("it has %d fields, not %d", len(fields), len(header))
+			}
+			im.fail(number, err)
+			continue
 		}
-		line, _ := r.FieldPos(0)
 		select {
-		case rows <- row{line, fields}:
+		case rows <- row{number, fields}:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
+	switch err := lines.Err(); {
+	case errors.Is(err, bufio.ErrTooLong):
+		return errFile.Because("line %d is longer than %d bytes", number+1, maxLine)
+	case err != nil:
+		return errFile.Wrap(err)
+	case number == 0:
+		return errFile.Because("it is empty").WithFix("%s", fix)
+	}
+	return nil
 }
 
 func (im *importer) fail(line int, why error) {
@@ -304,7 +332,7 @@ func (im *importer) order(f []string) (id string, body []byte, err error) {
 func minorUnits(s string, digits int) (int64, error) {
 	whole, part, _ := strings.Cut(s, ".")
 	bad := fmt.Errorf("total %q is not an amount with at most %d decimals", s, digits)
-	if whole == "" || len(part) > digits || (strings.HasSuffix(s, ".")) {
+	if strings.TrimPrefix(whole, "-") == "" || len(part) > digits || (strings.HasSuffix(s, ".")) {
 		return 0, bad
 	}
 	for _, r := range strings.TrimPrefix(whole, "-") + part {
@@ -319,6 +347,20 @@ func minorUnits(s string, digits int) (int64, error) {
 	return n, nil
 }
 
+// commandID derives the command id from the order id. A header holds printable ASCII of a limited length: an id that is otherwise, or
+// long, is hashed.
+func commandID(order string) string {
+	plain := len(order) <= 128
+	for _, r := range order {
+		plain = plain && r > ' ' && r < 0x7f && r != '"' && r != '\\'
+	}
+	if plain {
+		return "import:" + order
+	}
+	sum := sha256.Sum256([]byte(order))
+	return "import:sha256:" + hex.EncodeToString(sum[:])
+}
+
 // post sends one command; again says whether the same may succeed later.
 func (im *importer) post(ctx context.Context, id string, body []byte) (again bool, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, im.url+"/v1/orders/"+url.PathEscape(id)+"/place", bytes.NewReader(body))
@@ -326,8 +368,7 @@ func (im *importer) post(ctx context.Context, id string, body []byte) (again boo
 		return false, err
 	}
 	req.Header.Set("Content-Type", "application/json")
-	// A structured field string holds printable ASCII; whatever else an id may hold is escaped.
-	req.Header.Set("Idempotency-Key", `"`+url.QueryEscape("import:"+id)+`"`)
+	req.Header.Set("Idempotency-Key", `"`+commandID(id)+`"`)
 	resp, err := im.client.Do(req)
 	if err != nil {
 		return true, err
@@ -347,6 +388,7 @@ func (im *importer) post(ctx context.Context, id string, body []byte) (again boo
 	}
 	var problem struct {
 		Title, Detail, Code string
+		Retryable           bool
 		Errors              []struct{ Pointer, Detail string }
 	}
 	if json.Unmarshal(text, &problem) != nil || problem.Code == "" {
@@ -359,5 +401,5 @@ func (im *importer) post(ctx context.Context, id string, body []byte) (again boo
 	for _, e := range problem.Errors {
 		why += "; " + e.Pointer + " " + e.Detail
 	}
-	return resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests, fmt.Errorf("%s [%s]", why, problem.Code)
+	return problem.Retryable, fmt.Errorf("%s [%s]", why, problem.Code)
 }

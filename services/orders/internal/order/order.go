@@ -3,7 +3,6 @@ package order
 
 import (
 	"fmt"
-	"math"
 	"slices"
 	"time"
 
@@ -25,6 +24,7 @@ var (
 const (
 	MaxLines    = 200
 	MaxQuantity = 1_000_000
+	MaxTotal    = 1_000_000_000_000 // minor units: sums over millions of orders still fit in 64 bits
 	MaxText     = 64
 	MaxReason   = 500
 )
@@ -154,8 +154,8 @@ func (c Place) check() (units, total int64, err error) {
 	if !isCurrency(c.Currency) {
 		bad = bad.At("/currency", "three capital letters of ISO 4217 are needed")
 	}
-	if c.OrderedAt != nil && (c.OrderedAt.Year() < 1 || c.OrderedAt.Year() > 9999) {
-		bad = bad.At("/ordered_at", "the year must be 1 to 9999")
+	if c.OrderedAt != nil && (c.OrderedAt.UTC().Year() < 1 || c.OrderedAt.UTC().Year() > 9999) {
+		bad = bad.At("/ordered_at", "the year must be 1 to 9999, in UTC")
 	}
 	if len(c.Lines) == 0 || len(c.Lines) > MaxLines {
 		bad = bad.At("/lines", "1 to %d lines are needed, there are %d", MaxLines, len(c.Lines))
@@ -163,8 +163,8 @@ func (c Place) check() (units, total int64, err error) {
 	for i, l := range c.Lines[:min(len(c.Lines), MaxLines)] {
 		at := fmt.Sprintf("/lines/%d", i)
 		bad = l.check(bad, at)
-		if l.Amount > math.MaxInt64-total {
-			bad = bad.At(at+"/amount", "the total does not fit in 64 bits")
+		if l.Amount > MaxTotal-total {
+			bad = bad.At(at+"/amount", "the total must not exceed %d minor units", MaxTotal)
 			break
 		}
 		units += l.Quantity
@@ -209,8 +209,8 @@ func (s State) addLine(c AddLine) ([]ordersv1.Event, error) {
 	if len(s.Lines) >= MaxLines {
 		bad = bad.At("", "the order has %d lines, the most it can have", MaxLines)
 	}
-	if c.Amount > math.MaxInt64-s.Total {
-		bad = bad.At("/amount", "the total does not fit in 64 bits")
+	if c.Amount > MaxTotal-s.Total {
+		bad = bad.At("/amount", "the total must not exceed %d minor units", MaxTotal)
 	}
 	if len(bad.Fields) > 0 {
 		return nil, bad

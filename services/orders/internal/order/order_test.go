@@ -68,6 +68,7 @@ func TestDecide(t *testing.T) {
 // TestPlaceNamesEverythingWrong: a refusal lists all faulty places at once, with their pointers.
 func TestPlaceNamesEverythingWrong(t *testing.T) {
 	year0 := time.Date(0, 1, 1, 0, 0, 0, 0, time.UTC)
+	year10000 := time.Date(9999, 12, 31, 23, 30, 0, 0, time.FixedZone("", -3600))
 	for _, tc := range []struct {
 		name  string
 		place Place
@@ -77,7 +78,9 @@ func TestPlaceNamesEverythingWrong(t *testing.T) {
 		{"bad lines", Place{CustomerID: "c-1", Currency: "usd", OrderedAt: &year0, Lines: []Line{{"", 0, -1}, {strings.Repeat("x", 65), MaxQuantity + 1, 0}, {"a/b", 1, 1}}},
 			[]string{"/currency", "/ordered_at", "/lines/0/sku", "/lines/0/quantity", "/lines/0/amount", "/lines/1/sku", "/lines/1/quantity", "/lines/2/sku"}},
 		{"too many lines", Place{CustomerID: "c-1", Currency: "USD", Lines: make([]Line, MaxLines+1)}, nil},
-		{"a total beyond 64 bits", Place{CustomerID: "c-1", Currency: "USD", Lines: []Line{{"cd", 1, math.MaxInt64}, {"cd", 1, 1}}}, []string{"/lines/1/amount"}},
+		{"a total beyond the bound", Place{CustomerID: "c-1", Currency: "USD", Lines: []Line{{"cd", 1, MaxTotal}, {"cd", 1, 1}}}, []string{"/lines/1/amount"}},
+		{"a total beyond 64 bits", Place{CustomerID: "c-1", Currency: "USD", Lines: []Line{{"cd", 1, math.MaxInt64}, {"cd", 1, 1}}}, []string{"/lines/0/amount"}},
+		{"a year that is another one in UTC", Place{CustomerID: "c-1", Currency: "USD", OrderedAt: &year10000, Lines: []Line{{"cd", 1, 1}}}, []string{"/ordered_at"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			_, err := Decider.Decide(State{}, tc.place, es.Meta{Stream: "o-1", Time: noon})
