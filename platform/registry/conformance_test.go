@@ -140,3 +140,24 @@ func TestPythonClient(t *testing.T) {
 	}
 	t.Logf("%s", out)
 }
+
+// The two clients for JavaScript in use: Confluent's own and the one of KafkaJS, serializers and deserializers included.
+// MILLRACE_TEST_NODE names a folder with a node_modules that has both.
+func TestJavaScriptClients(t *testing.T) {
+	folder := os.Getenv("MILLRACE_TEST_NODE")
+	if folder == "" {
+		t.Skip("MILLRACE_TEST_NODE is not set")
+	}
+	for _, suite := range []string{"confluent.mjs", "kafkajs.mjs"} {
+		t.Run(suite, func(t *testing.T) {
+			url := start(t, broker(t, "").Addr(), "one").url
+			cmd := exec.CommandContext(t.Context(), "node", "testdata/js/"+suite, url)
+			cmd.Env = append(os.Environ(), "NODE_PATH="+folder)
+			out, err := cmd.CombinedOutput()
+			if err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			t.Logf("%s", out)
+		})
+	}
+}

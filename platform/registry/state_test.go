@@ -310,7 +310,10 @@ func TestRefusals(t *testing.T) {
 		{"no level", func() *apiError { _, _, err := l.s.planConfig("s", &configRequest{}); return err }, codeInvalidLevel},
 		{"alias of all", func() *apiError { _, _, err := l.s.planConfig("", &configRequest{Alias: new("t")}); return err }, codeNotPermitted},
 		{"bad alias", func() *apiError { _, _, err := l.s.planConfig("s", &configRequest{Alias: new("\x00")}); return err }, codeInvalidSubject},
-		{"unknown rule", func() *apiError { _, _, err := l.s.planConfig("s", &configRequest{DisabledRules: &[]string{"TYPE_MISMATCH"}}); return err }, codeUnprocessableInput},
+		{"unknown rule", func() *apiError {
+			_, _, err := l.s.planConfig("s", &configRequest{DisabledRules: &[]string{"TYPE_MISMATCH"}})
+			return err
+		}, codeUnprocessableInput},
 		{"no config to delete", func() *apiError { _, _, err := l.s.planDeleteConfig("s"); return err }, codeNoSubjectLevel},
 		{"unknown mode", func() *apiError { _, err := l.s.planMode("s", "WRITEONLY", false, false); return err }, codeInvalidMode},
 		{"import over existing", func() *apiError { _, err := l.s.planMode("s", "IMPORT", false, false); return err }, codeNotPermitted},
