@@ -30,7 +30,23 @@ var ErrGenerate = fault.New(fault.Invalid, "contract_not_generated", "no Go code
 
 // Settings is the content of contracts.yaml, which stands beside the schemas of a folder.
 type Settings struct {
-	Topic string `yaml:"topic"` // carries the events of the folder
+	Topic  string   `yaml:"topic"`  // carries the events of the folder
+	Levels []Level  `yaml:"levels"` // what a change must keep, by subject; the first that fits counts, without one WIRE_FULL_TRANSITIVE
+	Allow  []Exempt `yaml:"allow"`  // findings of the gate that are meant
+}
+
+// A Level says what changes of the subjects must keep: see package gate.
+type Level struct {
+	Subjects string `yaml:"subjects"` // a pattern as of path.Match
+	Level    string `yaml:"level"`
+}
+
+// An Exempt lets findings of one rule pass.
+type Exempt struct {
+	Rule     string `yaml:"rule"`
+	Subjects string `yaml:"subjects"` // a pattern as of path.Match
+	Pointer  string `yaml:"pointer"`  // of the place; without one all
+	Reason   string `yaml:"reason"`   // for those who read it later; must be there
 }
 
 var (
@@ -46,6 +62,12 @@ func ReadSettings(dir string) (Settings, error) {
 	if err != nil {
 		return s, ErrGenerate.Wrap(err).WithFix("write %s with a line like: topic: orders.events", path)
 	}
+	return ParseSettings(path, text)
+}
+
+// ParseSettings is ReadSettings for a text that was read already, from the path.
+func ParseSettings(path string, text []byte) (Settings, error) {
+	var s Settings
 	d := yaml.NewDecoder(bytes.NewReader(text))
 	d.KnownFields(true)
 	if err := d.Decode(&s); err != nil && !errors.Is(err, io.EOF) {
