@@ -1,8 +1,12 @@
 package registry
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
@@ -32,16 +36,19 @@ type ClientConfig struct {
 	Username string        // for basic authentication
 	Password string        //
 	Token    string        // for bearer authentication, instead of username and password
-	HTTP     *http.Client  // its Transport is used, e.g. for TLS; http.DefaultTransport's settings by default
+	TLS      *tls.Config   // for https URLs; the system's certificates by default
+	HTTP     *http.Client  // its Transport is used instead of one of the client's own, and TLS is not
+	Cache    string        // file that keeps what was learnt for times when the registry is down; "" = none
 	Setting  string        // what the user sets the URLs with, for error texts; MILLRACE_REGISTRY_URL
 	Attempts int           // how often a request is sent at most; 4
 	Timeout  time.Duration // of one attempt; 5 s
 	Backoff  time.Duration // before the second attempt, doubled before each further one, plus or minus half; 100 ms
 	Negative time.Duration // how long an id counts as unknown before it is asked for again; 30 s
+	Latest   time.Duration // how long the newest version of a subject counts as such; 10 s
 }
 
 // A Client talks to a Confluent-compatible schema registry. It implements contract.Resolver, is safe for concurrent use, and keeps
-// every schema that it has seen for ever: what an id stands for never changes.
+// every schema that it has seen for ever: what an id stands for never changes. A registry that says so is not believed.
 type Client struct {
 	cfg       ClientConfig
 	urls      []*url.URL
@@ -52,6 +59,22 @@ type Client struct {
 	texts   map[int32]string
 	unknown map[int32]time.Time // until when
 	flights map[int32]*flight
+	newest  map[string]newest // by subject
+	store   *store            // nil = none
+	down    time.Time         // until when the registry is not asked for what the store has
+}
+
+// A newest is an answer of Latest and until when it counts.
+type newest struct {
+	Latest
+	until time.Time
+}
+
+// Latest is the newest version of a subject.
+type Latest struct {
+	ID      int32
+	Version int
+	Schema  string
 }
 
 // A flight is one look-up that several callers wait for.
@@ -83,7 +106,10 @@ func Dial(cfg ClientConfig) (*Client, error) {
 	if cfg.Negative == 0 {
 		cfg.Negative = 30 * time.Second
 	}
-	c := &Client{cfg: cfg, texts: map[int32]string{}, unknown: map[int32]time.Time{}, flights: map[int32]*flight{}}
+	if cfg.Latest == 0 {
+		cfg.Latest = 10 * time.Second
+	}
+	c := &Client{cfg: cfg, texts: map[int32]string{}, unknown: map[int32]time.Time{}, flights: map[int32]*flight{}, newest: map[string]newest{}}
 	if len(cfg.URLs) == 0 {
 		return nil, ErrURL.Because("none is given").WithFix("set %s, e.g. to http://127.0.0.1:8081", cfg.Setting)
 	}
@@ -105,9 +131,24 @@ func Dial(cfg ClientConfig) (*Client, error) {
 	} else {
 		t := http.DefaultTransport.(*http.Transport).Clone()
 		t.MaxIdleConnsPerHost = 16 // as many as srclient lets run at once
+		t.TLSClientConfig = cfg.TLS.Clone()
 		c.transport = t
 	}
+	if cfg.Cache != "" {
+		var err error
+		if c.store, err = openStore(cfg.Cache, strings.Join(c.addresses(), " ")); err != nil {
+			return nil, err
+		}
+	}
 	return c, nil
+}
+
+func (c *Client) addresses() []string {
+	names := make([]string, len(c.urls))
+	for i, u := range c.urls {
+		names[i] = u.String()
+	}
+	return names
 }
 
 // redact hides the password of a URL that may be malformed.
@@ -130,23 +171,97 @@ func (c *Client) with(ctx context.Context, f func(*srclient.SchemaRegistryClient
 	if err == nil {
 		return nil
 	}
+	if errors.Is(err, ErrAnswer) {
+		return err // found out here, not by the registry
+	}
 	return x.explain(err)
 }
 
-// SchemaID returns the id of the text under the subject, or contract.ErrUnregistered. It never registers.
+// SchemaID returns the id of the text under the subject, or contract.ErrUnregistered. It never registers. While the registry is down it
+// answers from the cache's file.
 func (c *Client) SchemaID(ctx context.Context, subject, schema string) (int32, error) {
+	kept, known := c.store.id(subject, schema)
+	if known && c.isDown() {
+		return kept, nil
+	}
 	var found *srclient.Schema
 	err := c.with(ctx, func(sr *srclient.SchemaRegistryClient) (err error) {
 		found, err = sr.LookupSchema(subject, schema, srclient.Avro)
 		return err
 	})
-	if err != nil {
-		if notThere(err) {
-			return 0, contract.ErrUnregistered.Because("%s", subject).Wrap(err)
-		}
+	switch {
+	case err != nil && known && c.wentDown(err):
+		return kept, nil
+	case err != nil && notThere(err):
+		return 0, contract.ErrUnregistered.Because("%s", subject).Wrap(err)
+	case err != nil:
 		return 0, err
 	}
 	return c.id(subject, schema, found)
+}
+
+// isDown reports whether the registry did not answer just now.
+func (c *Client) isDown() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return time.Now().Before(c.down)
+}
+
+// wentDown reports whether err means that the registry does not answer, and remembers it for a moment.
+func (c *Client) wentDown(err error) bool {
+	if !errors.Is(err, ErrUnreachable) {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.down = time.Now().Add(downTime)
+	return true
+}
+
+// downTime is how long a registry that did not answer is not asked for what the cache's file has.
+const downTime = 2 * time.Second
+
+// Cached reports whether the cache's file knows anything of this registry, so that a service may start without it.
+func (c *Client) Cached() bool { return c.store.any() }
+
+// Latest returns the newest version of a subject, which may be out of date by ClientConfig.Latest, or contract.ErrUnregistered.
+func (c *Client) Latest(ctx context.Context, subject string) (Latest, error) {
+	c.mu.Lock()
+	if n, ok := c.newest[subject]; ok && time.Now().Before(n.until) {
+		c.mu.Unlock()
+		return n.Latest, nil
+	}
+	c.mu.Unlock()
+	var found *srclient.Schema
+	var text string
+	err := c.with(ctx, func(sr *srclient.SchemaRegistryClient) (err error) {
+		if found, err = sr.GetLatestSchema(subject); err != nil {
+			return err
+		}
+		text, err = c.whole(sr, fmt.Sprintf("the newest schema of subject %s", subject), found)
+		return err
+	})
+	if err != nil {
+		if notThere(err) {
+			return Latest{}, contract.ErrUnregistered.Because("%s", subject).Wrap(err)
+		}
+		return Latest{}, err
+	}
+	id, err := positive(found.ID())
+	if err == nil {
+		err = c.learn(id, text)
+	}
+	if err != nil {
+		return Latest{}, err
+	}
+	n := newest{Latest{id, found.Version(), text}, time.Now().Add(c.cfg.Latest)}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.newest) >= maxUnknown {
+		clear(c.newest)
+	}
+	c.newest[subject] = n
+	return n.Latest, nil
 }
 
 // Register registers the schema under the subject unless it is there, and returns its id. A registry that refuses it answers
@@ -160,6 +275,9 @@ func (c *Client) Register(ctx context.Context, s contract.Subject) (int32, error
 	if err != nil {
 		return 0, err
 	}
+	c.mu.Lock()
+	delete(c.newest, s.Name)
+	c.mu.Unlock()
 	return c.id(s.Name, s.Schema, made)
 }
 
@@ -181,7 +299,29 @@ func (c *Client) id(subject, schema string, found *srclient.Schema) (int32, erro
 	if got.Name() != want.Name() || len(contract.Compatible(got, want)) > 0 || len(contract.Compatible(want, got)) > 0 {
 		return 0, ErrAnswer.Because("the schema with id %d is not the one of subject %s that was asked for", id, subject)
 	}
+	if err := c.learn(id, found.Schema()); err != nil {
+		return 0, err
+	}
+	c.store.keep(entry{ID: id, Subject: subject, Schema: schema})
 	return id, nil
+}
+
+// learn keeps what an id stands for, unless it is known to stand for something else.
+func (c *Client) learn(id int32, text string) error {
+	c.mu.Lock()
+	known, ok := c.texts[id]
+	if !ok {
+		c.texts[id] = text
+		delete(c.unknown, id)
+	}
+	c.mu.Unlock()
+	switch {
+	case !ok:
+		c.store.keep(entry{ID: id, Schema: text})
+	case !bytes.Equal(canonical([]byte(known)), canonical([]byte(text))):
+		return ErrAnswer.Because("the id %d stands for another schema than before", id).WithFix("check %s: is it still the same registry?", c.cfg.Setting)
+	}
+	return nil
 }
 
 func positive(id int) (int32, error) {
@@ -228,12 +368,13 @@ func (c *Client) SchemaByID(ctx context.Context, id int32) (string, error) {
 // land fetches the schema of a flight and keeps what was learnt.
 func (c *Client) land(id int32, f *flight, ctx context.Context) { //nolint:revive // the context is the flight's own
 	f.text, f.err = c.fetch(ctx, id)
+	if f.err == nil {
+		f.err = c.learn(id, f.text)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
 	case f.err == nil:
-		c.texts[id] = f.text
-		delete(c.unknown, id)
 	case contract.ErrUnknownSchema.Is(fault.From(f.err)):
 		if len(c.unknown) >= maxUnknown {
 			clear(c.unknown)
@@ -244,27 +385,92 @@ func (c *Client) land(id int32, f *flight, ctx context.Context) { //nolint:reviv
 	close(f.done)
 }
 
+// fetch asks the registry for an id, and the cache's file while the registry is down.
 func (c *Client) fetch(ctx context.Context, id int32) (string, error) {
-	var found *srclient.Schema
-	err := c.with(ctx, func(sr *srclient.SchemaRegistryClient) (err error) {
-		found, err = sr.GetSchema(int(id))
+	kept, known := c.store.text(id)
+	if known && c.isDown() {
+		return kept, nil
+	}
+	var text string
+	err := c.with(ctx, func(sr *srclient.SchemaRegistryClient) error {
+		found, err := sr.GetSchema(int(id))
+		if err != nil {
+			return err
+		}
+		text, err = c.whole(sr, fmt.Sprintf("the schema with id %d", id), found)
 		return err
 	})
 	switch {
+	case err != nil && known && c.wentDown(err):
+		return kept, nil
 	case err != nil && notThere(err):
 		return "", contract.ErrUnknownSchema.Because("id %d", id).Wrap(err)
-	case err != nil:
-		return "", err
-	case found.SchemaType() != nil && *found.SchemaType() != "" && *found.SchemaType() != srclient.Avro:
-		return "", ErrAnswer.Because("the schema with id %d is of type %s, not AVRO", id, clip(string(*found.SchemaType())))
-	case len(found.References()) > 0:
-		return "", ErrAnswer.Because("the schema with id %d refers to other schemas, which is not supported", id)
-	case len(found.Schema()) > contract.MaxSchemaBytes:
-		return "", ErrAnswer.Because("the schema with id %d has %d bytes, at most %d are allowed", id, len(found.Schema()), contract.MaxSchemaBytes)
-	case found.Schema() == "" || !json.Valid([]byte(found.Schema())):
-		return "", ErrAnswer.Because("the schema with id %d is not JSON", id)
 	}
-	return found.Schema(), nil
+	return text, err
+}
+
+// whole returns the text of a schema that the registry answered, with all that it refers to written into it.
+func (c *Client) whole(sr *srclient.SchemaRegistryClient, what string, found *srclient.Schema) (string, error) {
+	var texts []string
+	done, open := map[place]bool{}, map[place]bool{}
+	check := func(what string, x *srclient.Schema) error {
+		switch {
+		case x.SchemaType() != nil && *x.SchemaType() != "" && *x.SchemaType() != srclient.Avro:
+			return ErrAnswer.Because("%s is of type %s, not AVRO", what, clip(string(*x.SchemaType())))
+		case len(x.Schema()) > contract.MaxSchemaBytes:
+			return ErrAnswer.Because("%s has %d bytes, at most %d are allowed", what, len(x.Schema()), contract.MaxSchemaBytes)
+		case x.Schema() == "" || !json.Valid([]byte(x.Schema())):
+			return ErrAnswer.Because("%s is not JSON", what)
+		}
+		return nil
+	}
+	var visit func(references []srclient.Reference, depth int) error
+	visit = func(references []srclient.Reference, depth int) error {
+		if len(references) > 0 && depth > maxReferenceDepth {
+			return ErrAnswer.Because("the references of %s lead more than %d levels deep", what, maxReferenceDepth)
+		}
+		for _, r := range references {
+			at := place{r.Subject, int32(r.Version)} //nolint:gosec // only compared
+			switch {
+			case open[at]:
+				return ErrAnswer.Because("the references of %s are a cycle: version %d of subject %s leads back to itself", what, r.Version, clip(r.Subject))
+			case done[at]:
+				continue
+			case len(done) >= maxReferences:
+				return ErrAnswer.Because("%s has more than %d references", what, maxReferences)
+			}
+			x, err := sr.GetSchemaByVersion(r.Subject, r.Version)
+			if err != nil {
+				var said srclient.Error
+				if errors.As(err, &said) && (said.Code == codeNoSubject || said.Code == codeNoVersion) {
+					return ErrAnswer.Because("%s refers to version %d of subject %s, which is not there", what, r.Version, clip(r.Subject))
+				}
+				return err
+			}
+			if err := check(fmt.Sprintf("version %d of subject %s", r.Version, clip(r.Subject)), x); err != nil {
+				return err
+			}
+			open[at] = true
+			if err := visit(x.References(), depth+1); err != nil {
+				return err
+			}
+			delete(open, at)
+			done[at] = true
+			texts = append(texts, x.Schema())
+		}
+		return nil
+	}
+	if err := check(what, found); err != nil {
+		return "", err
+	}
+	if err := visit(found.References(), 1); err != nil {
+		return "", err
+	}
+	text, err := contract.Inline(found.Schema(), texts...)
+	if err != nil {
+		return "", ErrAnswer.Because("%s and its references do not fit together", what).Wrap(err)
+	}
+	return text, nil
 }
 
 // Ping returns nil if a registry answers, else ErrUnreachable, ErrCredentials or ErrAnswer.

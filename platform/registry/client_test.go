@@ -2,11 +2,17 @@ package registry
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
+	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -106,10 +112,14 @@ func TestClientFaults(t *testing.T) {
 		{"refusal", []string{`422 {"error_code":42299,"message":"because"}`}, ErrRefused, "because", 1},
 		{"not JSON", []string{"200 <html>"}, ErrAnswer, "check", 1},
 		{"other type", []string{`200 {"schema":"syntax","schemaType":"PROTOBUF"}`}, ErrAnswer, "PROTOBUF", 1},
-		{"references", []string{`200 {"schema":"\"int\"","references":[{"name":"a","subject":"b","version":1}]}`}, ErrAnswer, "refers to", 1},
+		{"cyclic references", []string{`200 {"schema":"\"int\"","id":3,"version":1,"subject":"b","references":[{"name":"a","subject":"b","version":1}]}`}, ErrAnswer, "a cycle", 2},
+		{"reference that is not there", []string{`200 {"schema":"\"int\"","references":[{"name":"a","subject":"b","version":1}]}`, `404 {"error_code":40401,"message":"no"}`}, ErrAnswer, "which is not there", 2},
+		{"reference that is no JSON", []string{`200 {"schema":"\"int\"","references":[{"name":"a","subject":"b","version":1}]}`, `200 {"schema":"syntax","id":1,"version":1}`}, ErrAnswer, "not JSON", 2},
+		{"references that do not fit", []string{`200 {"schema":"{\"type\":\"enum\",\"name\":\"E\",\"symbols\":[\"a\"]}","references":[{"name":"a","subject":"b","version":1}]}`,
+			`200 {"schema":"{\"type\":\"enum\",\"name\":\"E\",\"symbols\":[\"a\"]}","id":1,"version":1}`}, ErrAnswer, "do not fit together", 2},
 		{"schema that is no JSON", []string{`200 {"schema":"syntax"}`}, ErrAnswer, "not JSON", 1},
 		{"schema too large", []string{`200 {"schema":"` + strings.Repeat("x", 300_000) + `"}`}, ErrAnswer, "300000 bytes", 1},
-		{"answer too large", []string{`200 {"schema":"` + strings.Repeat("x", 2_000_000) + `"}`}, ErrUnreachable, "more than 1048576 bytes", 4},
+		{"answer too large", []string{`200 {"schema":"` + strings.Repeat("x", 2_000_000) + `"}`}, ErrAnswer, "more than 1048576 bytes", 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			url, calls := fake(t, tt.answers...)
@@ -282,5 +292,170 @@ func TestDial(t *testing.T) {
 		if !errors.Is(err, ErrURL) || !strings.Contains(fault.Lines(err), "MILLRACE_REGISTRY_URL") || strings.Contains(fault.Lines(err), "hush") {
 			t.Errorf("%q: got %v", urls, fault.Lines(err))
 		}
+	}
+}
+
+// References are resolved by the client: who decodes gets one text.
+func TestClientReferences(t *testing.T) {
+	url := start(t, broker(t, "").Addr(), "one").url
+	for i, request := range []string{body(moneySchema), with(orderSchema, `"references":[`+refer("s/0", 1)+`]`), with(`{"type":"array","items":"shop.v1.Order"}`, `"references":[`+refer("s/1", 1)+`,`+refer("s/0", 1)+`]`)} {
+		if status, got, _ := do(t, "POST", fmt.Sprintf("%s/subjects/s%%2F%d/versions", url, i), request); status != 200 {
+			t.Fatal(got)
+		}
+	}
+	c := dial(t, ClientConfig{URLs: []string{url}})
+	want := `{"type":"array","items":{"type":"record","name":"Order","namespace":"shop.v1","fields":[{"name":"total","type":{"type":"record","name":"Money","fields":[{"name":"minor","type":"long"}]}}]}}`
+	if got, err := c.SchemaByID(t.Context(), 3); err != nil || got != want {
+		t.Errorf("got  %s, %v\nwant %s", got, err, want)
+	}
+	if got, err := c.Latest(t.Context(), "s/2"); err != nil || got != (Latest{3, 1, want}) {
+		t.Errorf("Latest: got %+v, %v", got, err)
+	}
+}
+
+func TestClientLatest(t *testing.T) {
+	url := start(t, broker(t, "").Addr(), "one").url
+	c := dial(t, ClientConfig{URLs: []string{url}, Latest: time.Hour})
+	if _, err := c.Latest(t.Context(), "s"); !errors.Is(err, contract.ErrUnregistered) {
+		t.Errorf("before: got %v", err)
+	}
+	one, two, three := recordSchema("R", "a"), recordSchema("R", "a", "b=0"), recordSchema("R", "a", "c=0")
+	register(t, url, "s", one)
+	if got, err := c.Latest(t.Context(), "s"); err != nil || got != (Latest{1, 1, one}) {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	register(t, url, "s", two)
+	if got, err := c.Latest(t.Context(), "s"); err != nil || got.ID != 1 {
+		t.Errorf("within its time: got %+v, %v", got, err)
+	}
+	if _, err := c.Register(t.Context(), contract.Subject{Name: "s", Schema: three}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := c.Latest(t.Context(), "s"); err != nil || got != (Latest{3, 3, three}) {
+		t.Errorf("after an own registration: got %+v, %v", got, err)
+	}
+	short := dial(t, ClientConfig{URLs: []string{url}, Latest: time.Nanosecond})
+	for i, schema := range []string{recordSchema("R", "a", "d=0"), recordSchema("R", "a", "e=0")} {
+		register(t, url, "s", schema)
+		if got, err := short.Latest(t.Context(), "s"); err != nil || got.Version != 4+i {
+			t.Errorf("after its time: got %+v, %v", got, err)
+		}
+	}
+}
+
+// An id that comes to stand for another schema is a lie, whichever way it was learnt.
+func TestClientRemembersIDs(t *testing.T) {
+	url, _ := fake(t, `200 {"id":7,"version":1,"schema":"\"int\""}`, `200 {"id":7,"version":1,"schema":"\"long\""}`)
+	c := dial(t, ClientConfig{URLs: []string{url}})
+	if _, err := c.SchemaID(t.Context(), "s", `"int"`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.SchemaID(t.Context(), "t", `"long"`); !errors.Is(err, ErrAnswer) || !strings.Contains(err.Error(), "id 7") {
+		t.Errorf("got %v, want ErrAnswer", err)
+	}
+	if got, err := c.SchemaByID(t.Context(), 7); err != nil || got != `"int"` {
+		t.Errorf("got %s, %v", got, err)
+	}
+}
+
+// A service that has used a registry starts without it, and one that answers is always asked first.
+func TestClientCacheFile(t *testing.T) {
+	addr := "http://" + closedAddr(t)
+	path := filepath.Join(t.TempDir(), "data", "registry.jsonl")
+	cfg := ClientConfig{URLs: []string{addr}, Cache: path, Attempts: 2}
+	if dial(t, cfg).Cached() {
+		t.Error("an empty cache knows something")
+	}
+	var down atomic.Bool
+	var calls atomic.Int32
+	l, err := net.Listen("tcp", strings.TrimPrefix(addr, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &httptest.Server{Listener: l, Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		calls.Add(1)
+		switch {
+		case down.Load():
+			w.WriteHeader(503)
+		case r.Method == "POST":
+			_, _ = io.WriteString(w, `{"id":7,"version":1,"schema":"\"int\""}`)
+		default:
+			_, _ = io.WriteString(w, `{"schema":"\"long\""}`)
+		}
+	})}}
+	s.Start()
+	defer s.Close()
+	c := dial(t, cfg)
+	if id, err := c.SchemaID(t.Context(), "s", ` "int"`); err != nil || id != 7 {
+		t.Fatal(id, err)
+	}
+	if text, err := c.SchemaByID(t.Context(), 8); err != nil || text != `"long"` {
+		t.Fatal(text, err)
+	}
+
+	down.Store(true)
+	c = dial(t, cfg)
+	if !c.Cached() {
+		t.Error("the cache knows nothing")
+	}
+	before := calls.Load()
+	for range 3 {
+		if id, err := c.SchemaID(t.Context(), "s", ` "int"`); err != nil || id != 7 {
+			t.Errorf("SchemaID: got %d, %v", id, err)
+		}
+	}
+	if n := calls.Load() - before; n > 4 {
+		t.Errorf("%d requests to a registry that is down", n)
+	}
+	for id, want := range map[int32]string{7: `"int"`, 8: `"long"`} {
+		if text, err := c.SchemaByID(t.Context(), id); err != nil || text != want {
+			t.Errorf("SchemaByID %d: got %s, %v", id, text, err)
+		}
+	}
+	if _, err := c.SchemaID(t.Context(), "other", `"int"`); !errors.Is(err, ErrUnreachable) {
+		t.Errorf("another subject: got %v", err)
+	}
+	if _, err := c.SchemaByID(t.Context(), 9); !errors.Is(err, ErrUnreachable) {
+		t.Errorf("another id: got %v", err)
+	}
+	if other := dial(t, ClientConfig{URLs: []string{addr, addr + "/x"}, Cache: path}); other.Cached() {
+		t.Error("the cache of another registry counts")
+	}
+
+	// A torn line and a damaged one are as if they were not there.
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	damaged := strings.Replace(string(data), `\"long\"`, `\"bytes\"`, 1)
+	if err := os.WriteFile(path, []byte(damaged[:len(damaged)-1]+"x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c = dial(t, cfg)
+	if _, err := c.SchemaByID(t.Context(), 8); !errors.Is(err, ErrUnreachable) {
+		t.Errorf("a damaged line: got %v", err)
+	}
+	down.Store(false)
+	c = dial(t, cfg)
+	if text, err := c.SchemaByID(t.Context(), 8); err != nil || text != `"long"` {
+		t.Errorf("learnt again: got %s, %v", text, err)
+	}
+	down.Store(true)
+	if text, err := dial(t, cfg).SchemaByID(t.Context(), 8); err != nil || text != `"long"` {
+		t.Errorf("after a torn line: got %s, %v", text, err)
+	}
+}
+
+func TestClientTLS(t *testing.T) {
+	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{"schema":"\"int\""}`) }))
+	defer s.Close()
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	if _, err := dial(t, ClientConfig{URLs: []string{s.URL}, Attempts: 1}).SchemaByID(t.Context(), 1); !errors.Is(err, ErrUnreachable) {
+		t.Errorf("an unknown authority: got %v", err)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(s.Certificate())
+	if _, err := dial(t, ClientConfig{URLs: []string{s.URL}, TLS: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}).SchemaByID(t.Context(), 1); err != nil {
+		t.Error(err)
 	}
 }

@@ -28,7 +28,10 @@ type exchange struct {
 	ctx    context.Context //nolint:containedctx // the call's own: srclient has no place for it
 	status int             // of the last answer; 0 = there was none
 	body   []byte
+	long   bool // whether an answer was longer than any may be
 }
+
+var errTooLong = fmt.Errorf("the answer has more than %d bytes", maxAnswer)
 
 // codeError is what a registry says about a failure.
 type codeError struct {
@@ -64,6 +67,10 @@ func (x *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
 			return resp, nil
 		}
 		var after time.Duration
+		if errors.Is(err, errTooLong) {
+			x.long = true
+			return nil, err
+		}
 		if err != nil {
 			failure = errors.Join(failure, fmt.Errorf("%s: %w", c.urls[n], err))
 		} else {
@@ -127,7 +134,7 @@ func (x *exchange) attempt(req *http.Request, n int, payload []byte) (*http.Resp
 		return nil, err
 	}
 	if len(body) > maxAnswer {
-		return nil, fmt.Errorf("the answer has more than %d bytes", maxAnswer)
+		return nil, errTooLong
 	}
 	x.status, x.body = resp.StatusCode, body
 	resp.Body = io.NopCloser(bytes.NewReader(body))
@@ -147,12 +154,11 @@ func temporary(status int) bool {
 // explain turns srclient's error into one of ours, by what was answered.
 func (x *exchange) explain(err error) error {
 	c := x.client
+	if x.long {
+		return ErrAnswer.Because("it has more than %d bytes", maxAnswer).WithFix("check %s", c.cfg.Setting)
+	}
 	if x.status == 0 {
-		names := make([]string, len(c.urls))
-		for i, u := range c.urls {
-			names[i] = u.String()
-		}
-		return ErrUnreachable.Because("%s", strings.Join(names, ", ")).
+		return ErrUnreachable.Because("%s", strings.Join(c.addresses(), ", ")).
 			WithFix("start the registry, or correct %s", c.cfg.Setting).Wrap(errors.Join(x.ctx.Err(), err))
 	}
 	if x.status < 300 {

@@ -47,13 +47,19 @@ type instance struct {
 // start runs a registry against the broker, over HTTP, until stop or the test's end.
 func start(t testing.TB, addr, name string) *instance {
 	t.Helper()
+	return startWith(t, addr, name, ServerConfig{})
+}
+
+func startWith(t testing.TB, addr, name string, cfg ServerConfig) *instance {
+	t.Helper()
 	log := connect(t, addr)
 	web := rest.NewServer(rest.Options{})
 	bound, err := web.Listen("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := NewServer(t.Context(), ServerConfig{Log: log, Instance: name, Address: bound.String()})
+	cfg.Log, cfg.Instance, cfg.Address = log, name, bound.String()
+	s, err := NewServer(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
