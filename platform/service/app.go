@@ -110,7 +110,11 @@ func (a App) command() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			client, err := registry.Dial(registry.ClientConfig{URLs: cfg.RegistryURL, Username: cfg.RegistryUser, Password: cfg.RegistryPassword})
+			dial, err := cfg.registryClient(false)
+			if err != nil {
+				return err
+			}
+			client, err := registry.Dial(dial)
 			if err != nil {
 				return err
 			}
@@ -124,7 +128,7 @@ func (a App) command() *cobra.Command {
 	version := &cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs, Run: func(c *cobra.Command, _ []string) {
 		fmt.Fprintln(c.OutOrStdout(), a.Name, Version)
 	}}
-	root.AddCommand(dev, serve, contracts, healthCommand(a.Name), version)
+	root.AddCommand(dev, serve, contracts, registryCommand(), healthCommand(a.Name), version)
 	root.AddCommand(a.Commands...)
 	return root
 }

@@ -26,26 +26,30 @@ var ErrConfig = fault.New(fault.Invalid, "invalid_config", "the configuration ca
 // Config is everything an operator can set. Each field is a flag, an environment variable MILLRACE_… and a key of the file, in this
 // order of precedence; the zero value of a field is not its default: LoadConfig sets those.
 type Config struct {
-	KafkaBrokers     []string      `key:"kafka.brokers" default:"127.0.0.1:9092" usage:"Kafka bootstrap servers, comma separated"`
-	KafkaReplication int           `key:"kafka.replication" default:"0" usage:"replication factor of topics that are created; 0 = as many as there are brokers, at most 3"`
-	RegistryURL      []string      `key:"registry.url" default:"http://127.0.0.1:8081" usage:"URLs of the schema registry, comma separated"`
-	RegistryUser     string        `key:"registry.username" usage:"user name for the schema registry"`
-	RegistryPassword string        `key:"registry.password" usage:"password for the schema registry (environment or file only)" flag:"-"`
-	Register         bool          `key:"registry.register" default:"false" usage:"register the event contracts at start; in production that is the job of a delivery pipeline: millrace contract register"`
-	HTTPAddr         string        `key:"http.addr" default:"127.0.0.1:8088" usage:"address for commands and queries"`
-	KafkaAddr        string        `key:"kafka.addr" default:"127.0.0.1:9092" usage:"address of the embedded Kafka (dev)"`
-	RegistryAddr     string        `key:"registry.addr" default:"127.0.0.1:8081" usage:"address of the schema registry (dev, role registry)"`
-	AdminAddr        string        `key:"admin.addr" default:"127.0.0.1:9090" usage:"address for metrics and profiles"`
-	Advertise        string        `key:"http.advertise" usage:"host:port under which other instances reach http.addr; default: http.addr itself"`
-	DataDir          string        `key:"data.dir" default:".millrace" usage:"directory of everything that is kept"`
-	Ephemeral        bool          `key:"ephemeral" default:"false" usage:"keep nothing: use a temporary data directory and remove it at the end"`
-	Environment      string        `key:"environment" default:"dev" usage:"name of the environment; part of Kafka's transactional ids"`
-	Production       bool          `key:"production" default:"false" usage:"refuse topics that could lose data: replication below 3, min.insync.replicas below 2, unclean election"`
-	CommandTimeout   time.Duration `key:"command.timeout" default:"5s" usage:"how long a command may take"`
-	QueryWaitMax     time.Duration `key:"query.wait.max" default:"2s" usage:"how long a query waits for Millrace-At-Least"`
-	LogLevel         string        `key:"log.level" default:"warn" usage:"debug, info, warn or error"`
-	LogFormat        string        `key:"log.format" default:"text" usage:"text or json"`
-	ReadyFile        string        `key:"ready.file" usage:"file to write the addresses to, as JSON, once ready"`
+	KafkaBrokers      []string      `key:"kafka.brokers" default:"127.0.0.1:9092" usage:"Kafka bootstrap servers, comma separated"`
+	KafkaReplication  int           `key:"kafka.replication" default:"0" usage:"replication factor of topics that are created; 0 = as many as there are brokers, at most 3"`
+	RegistryURL       []string      `key:"registry.url" default:"http://127.0.0.1:8081" usage:"URLs of the schema registry, comma separated"`
+	RegistryUser      string        `key:"registry.username" usage:"user name for the schema registry"`
+	RegistryPassword  string        `key:"registry.password" usage:"password for the schema registry (environment or file only)" flag:"-"`
+	RegistryToken     string        `key:"registry.token" usage:"API key for the schema registry, instead of user name and password (environment or file only)" flag:"-"`
+	RegistryCA        string        `key:"registry.ca" usage:"file with the certificates, PEM, of who vouches for the schema registry; default: the system's"`
+	Register          bool          `key:"registry.register" default:"false" usage:"register the event contracts at start; in production that is the job of a delivery pipeline: millrace contract register"`
+	HTTPAddr          string        `key:"http.addr" default:"127.0.0.1:8088" usage:"address for commands and queries"`
+	KafkaAddr         string        `key:"kafka.addr" default:"127.0.0.1:9092" usage:"address of the embedded Kafka (dev)"`
+	RegistryAddr      string        `key:"registry.addr" default:"127.0.0.1:8081" usage:"address of the schema registry (dev, role registry)"`
+	RegistryAuthFile  string        `key:"registry.auth.file" usage:"file of the users and API keys that may write to the schema registry (dev, role registry); default: everybody may"`
+	RegistryAuthReads bool          `key:"registry.auth.reads" default:"false" usage:"let only them read from it, too"`
+	AdminAddr         string        `key:"admin.addr" default:"127.0.0.1:9090" usage:"address for metrics and profiles"`
+	Advertise         string        `key:"http.advertise" usage:"host:port under which other instances reach http.addr; default: http.addr itself"`
+	DataDir           string        `key:"data.dir" default:".millrace" usage:"directory of everything that is kept"`
+	Ephemeral         bool          `key:"ephemeral" default:"false" usage:"keep nothing: use a temporary data directory and remove it at the end"`
+	Environment       string        `key:"environment" default:"dev" usage:"name of the environment; part of Kafka's transactional ids"`
+	Production        bool          `key:"production" default:"false" usage:"refuse topics that could lose data: replication below 3, min.insync.replicas below 2, unclean election"`
+	CommandTimeout    time.Duration `key:"command.timeout" default:"5s" usage:"how long a command may take"`
+	QueryWaitMax      time.Duration `key:"query.wait.max" default:"2s" usage:"how long a query waits for Millrace-At-Least"`
+	LogLevel          string        `key:"log.level" default:"warn" usage:"debug, info, warn or error"`
+	LogFormat         string        `key:"log.format" default:"text" usage:"text or json"`
+	ReadyFile         string        `key:"ready.file" usage:"file to write the addresses to, as JSON, once ready"`
 }
 
 // settings yields each field of the configuration with its key, flag and variable name.

@@ -234,7 +234,11 @@ const registryBody = 2 << 20
 // start starts the registry, registers the contracts where this process may, and starts the roles.
 func (a App) start(ctx context.Context, p *process, h *host, c Config, roles []Role, registryHTTP *rest.Server, withRegistry, dev bool) error {
 	if withRegistry {
-		server, err := registry.NewServer(ctx, registry.ServerConfig{Log: h.log, Logger: h.logger, Instance: h.instance, Address: h.registryAddress})
+		auth, err := c.registryAuth()
+		if err != nil {
+			return err
+		}
+		server, err := registry.NewServer(ctx, registry.ServerConfig{Log: h.log, Logger: h.logger, Instance: h.instance, Address: h.registryAddress, Auth: auth, Version: Version})
 		if err != nil {
 			return err
 		}
@@ -252,8 +256,11 @@ func (a App) start(ctx context.Context, p *process, h *host, c Config, roles []R
 			return nil
 		})
 	}
-	var err error
-	if h.registry, err = registry.Dial(registry.ClientConfig{URLs: c.RegistryURL, Username: c.RegistryUser, Password: c.RegistryPassword}); err != nil {
+	dial, err := c.registryClient(!withRegistry && !c.Ephemeral)
+	if err != nil {
+		return err
+	}
+	if h.registry, err = registry.Dial(dial); err != nil {
 		return err
 	}
 	if err := h.awaitRegistry(ctx, p); err != nil {
@@ -278,7 +285,8 @@ func (a App) start(ctx context.Context, p *process, h *host, c Config, roles []R
 	return nil
 }
 
-// awaitRegistry waits until the registry answers: ours may be starting in this process or beside it.
+// awaitRegistry waits until the registry answers: ours may be starting in this process or beside it. A process that has used it before
+// does not need it.
 func (h *host) awaitRegistry(ctx context.Context, p *process) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -287,6 +295,10 @@ func (h *host) awaitRegistry(ctx context.Context, p *process) error {
 	for {
 		err := h.registry.Ping(ctx)
 		if err == nil {
+			return nil
+		}
+		if errors.Is(err, registry.ErrUnreachable) && h.registry.Cached() {
+			h.logger.Warn("the schema registry does not answer, this process goes on with what it knows of it", "error", fault.Line(err))
 			return nil
 		}
 		select {
