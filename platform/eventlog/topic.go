@@ -55,6 +55,17 @@ func (c *Client) EnsureTopic(ctx context.Context, spec TopicSpec) (Topic, error)
 	}
 }
 
+// FindTopic returns a topic that is there, whatever its settings, for reading; ErrTopic if it is not.
+func (c *Client) FindTopic(ctx context.Context, name string) (Topic, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	d, err := c.detail(ctx, name)
+	if err != nil {
+		return Topic{}, ErrTopic.Because("%s cannot be looked up", name).Wrap(err)
+	}
+	return Topic{Name: name, ID: d.ID, Partitions: int32(len(d.Partitions))}, nil //nolint:gosec // few
+}
+
 // passes waits a moment after an answer that another try may not get: brokers learn of a topic one after the other. It reports false
 // if there is no point, or no time, for another try.
 func passes(ctx context.Context, err error) bool {

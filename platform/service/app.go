@@ -40,6 +40,9 @@ func Main(a App) {
 // ErrUsage is returned for a command line that is not understood; the exit status is 2.
 var ErrUsage = fault.New(fault.Invalid, "usage", "the command line is not understood")
 
+// ErrFindings is returned by a command that looks for faults and found some, which it has told; the exit status is 3.
+var ErrFindings = fault.New(fault.Rejected, "findings", "there are findings")
+
 // Execute runs a command tree under SIGINT and SIGTERM and returns the exit status. A second signal ends the process at once.
 func Execute(root *cobra.Command, args []string, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -61,6 +64,9 @@ func Execute(root *cobra.Command, args []string, stderr io.Writer) int {
 	var silent interface{ Silent() bool }
 	if !errors.As(err, &silent) {
 		fmt.Fprintln(stderr, root.Name()+": "+fault.Line(err))
+	}
+	if errors.Is(err, ErrFindings) {
+		return 3
 	}
 	if errors.Is(err, ErrUsage) || errors.Is(err, ErrConfig) {
 		return 2

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -123,6 +124,7 @@ func (a App) run(ctx context.Context, c Config, roles []Role, dev bool, stdout, 
 		h.advertise = reachable(bound)
 	}
 	admin := newAdmin(logger, h.metrics)
+	admin.Handle(http.MethodGet, "/v1/contracts", contractsHandler(a.Name, roles))
 	if bound, err = listen(admin, c.AdminAddr, "--admin-addr"); err != nil {
 		return err
 	}
