@@ -64,8 +64,9 @@ type Engine[S, C, E any] struct {
 	events     *eventlog.Events[E]
 	partitions []*partition[S, C, E]
 	storing    *storer
-	batches    sync.Pool // of *batch[S, C]
-	requests   sync.Pool // of *request[C]
+	batches    sync.Pool      // of *batch[S, C]
+	requests   sync.Pool      // of *request[C]
+	scans      sync.WaitGroup // looks through the store, which must end before it is closed
 	running    atomic.Bool
 	stopped    chan struct{}
 }
@@ -113,6 +114,7 @@ func (e *Engine[S, C, E]) Run(ctx context.Context) error {
 		}
 	})
 	err := g.Wait()
+	e.scans.Wait()
 	e.storing.close()
 	if failed := <-storing; err == nil {
 		err = failed

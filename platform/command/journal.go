@@ -29,9 +29,12 @@ func eventKey(dst []byte, partition int32, stream es.StreamID, version es.Versio
 }
 
 func streamPrefix(dst []byte, partition int32, stream es.StreamID) []byte {
-	dst = append(dst, 'e')
-	dst = binary.BigEndian.AppendUint32(dst, uint32(partition))
-	return store.AppendString(dst, string(stream))
+	return store.AppendString(append(dst, 'e', byte(partition>>24), byte(partition>>16), byte(partition>>8), byte(partition)), string(stream))
+}
+
+// streamsPrefix is the prefix of all streams of a partition.
+func streamsPrefix(partition int32) []byte {
+	return binary.BigEndian.AppendUint32([]byte{'e'}, uint32(partition))
 }
 
 // commandKey hashes stream and command id: a hit is verified against the event it names, so a collision cannot pass for a repeat.

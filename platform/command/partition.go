@@ -55,6 +55,9 @@ type partition[S, C, E any] struct {
 	spare   []*eventlog.Batch
 	single  map[string][]string // the types of a command with one event, the usual case
 	seed    idSeed
+	filter  store.Filter      // streams that may be in the store; the zero one until it is known what is there
+	built   chan store.Filter // gives the filter once the store was looked through; nil = nothing is being built
+	newer   []es.StreamID     // streams begun meanwhile
 	batches uint64
 	held    *request[C]   // does not fit in filling; goes first into the next batch
 	again   []*request[C] // to be decided again under the next claim
@@ -172,6 +175,7 @@ func (p *partition[S, C, E]) takeOver(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	p.prepareFilter(ctx, cursor)
 	// A claim deposes whoever serves the partition now: not by a process whose own store takes nothing.
 	if err := writeCursor(e.cfg.Store, cursor); err != nil {
 		return err
@@ -230,6 +234,9 @@ func (p *partition[S, C, E]) follow(ctx context.Context, f eventlog.Fetched) err
 				return fmt.Errorf("command: record %s: %w", r.Position, err)
 			}
 			line := rowOf(&env, r.Value)
+			if env.Version == 1 {
+				p.begun(env.Stream)
+			}
 			err = rows.put(b, p.at.Partition, env.Stream, env.Version, &line)
 		}
 		if err == nil {
@@ -297,6 +304,11 @@ func (p *partition[S, C, E]) serve(ctx context.Context) error {
 				}
 			}
 			return p.owner.Err()
+		case p.filter = <-p.built:
+			for _, id := range p.newer {
+				p.filter.Add(string(id))
+			}
+			p.built, p.newer = nil, nil
 		case <-p.engine.storing.failed:
 			return p.engine.storing.err
 		case <-stop:
@@ -464,6 +476,9 @@ func (p *partition[S, C, E]) take(s *stream[S], r *request[C], events []E, state
 			return
 		}
 	}
+	if s.version == 0 {
+		p.begun(s.id)
+	}
 	s.state, s.version = state, s.version+es.Version(len(events))
 	s.batch, s.place = b.seq, b.encoded.Len()-1
 	s.remember(past{id: c.ID, hash: c.Meta.CommandHash, first: t.first, types: t.types, batch: b.seq, slot: len(b.taken)}, p.stored.get(), p.seed)
@@ -497,6 +512,56 @@ func (p *partition[S, C, E]) encode(t *taken[S, C], index, count int, event E) e
 	return e.events.AddFrame(b.encoded, &env, b.arena[start:])
 }
 
+// begun notes a stream that was new until now.
+func (p *partition[S, C, E]) begun(id es.StreamID) {
+	if p.built != nil {
+		p.newer = append(p.newer, id)
+	}
+	p.filter.Add(string(id))
+}
+
+// prepareFilter sees to it that new streams are told from stored ones without asking the store: at once if it is empty, else after a
+// look through it beside the traffic.
+func (p *partition[S, C, E]) prepareFilter(ctx context.Context, from eventlog.Cursor) {
+	if p.claimed || p.built != nil {
+		return
+	}
+	if from.Next == 0 {
+		p.filter = store.NewFilter()
+		return
+	}
+	built := make(chan store.Filter, 1)
+	p.built = built
+	p.engine.scans.Go(func() {
+		f := store.NewFilter()
+		prefix := streamsPrefix(p.at.Partition)
+		err := p.engine.cfg.Store.Read(func(rd *store.Reader) error {
+			last := ""
+			for pair, err := range rd.Scan(store.Range{From: prefix, To: store.PrefixEnd(prefix), KeysOnly: true}) {
+				if err == nil {
+					err = ctx.Err()
+				}
+				if err != nil {
+					return err
+				}
+				id, _, err := store.ParseString(pair.Key[len(prefix):])
+				if err != nil {
+					return err
+				}
+				if id != last {
+					f.Add(id)
+					last = id
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			f = store.Filter{} // the store is asked each time, and will say what is wrong with it
+		}
+		built <- f
+	})
+}
+
 // load returns a stream with everything decided on it before.
 func (p *partition[S, C, E]) load(ctx context.Context, id es.StreamID) (loaded *stream[S], err error) {
 	if s := p.cache.get(id); s != nil {
@@ -508,6 +573,10 @@ func (p *partition[S, C, E]) load(ctx context.Context, id es.StreamID) (loaded *
 		}
 	}()
 	s := &stream[S]{id: id, last: -1, complete: true}
+	if !p.filter.Has(string(id)) {
+		p.cache.add(s, p.stored.get())
+		return s, nil
+	}
 	err = p.engine.cfg.Store.Read(func(rd *store.Reader) error {
 		// Most unknown streams are new ones: one look that the store's filters answer.
 		if ok, err := rd.Has(eventKey(nil, p.at.Partition, id, 1)); err != nil || !ok {

@@ -86,7 +86,7 @@ type view[R, E any] struct {
 	batch   uint64      // the batch that is being filled
 	touched int         // events applied since the last seal
 	made    int         // rows that these made
-	filter  filter
+	filter  store.Filter
 	budget  int64 // bytes of rows in memory, about
 	held    int64
 	average int64 // what a changed row takes of a batch, with its index entries, in bytes
@@ -129,7 +129,7 @@ func newView[R, E any](def es.View[R, E], topic eventlog.Topic) *view[R, E] {
 func (v *view[R, E]) state() *viewState { return &v.viewState }
 
 // fresh tells the view that it has no rows in the store.
-func (v *view[R, E]) fresh() { v.filter = newFilter() }
+func (v *view[R, E]) fresh() { v.filter = store.NewFilter() }
 
 func (v *view[R, E]) setBudget(bytes int64) { v.budget = bytes }
 
@@ -205,7 +205,7 @@ func (v *view[R, E]) row(key string, snap *store.Reader) (*entry[R], error) {
 		return nil, err
 	}
 	e := &entry[R]{key: strings.Clone(key), recent: true}
-	if v.filter.has(key) {
+	if v.filter.Has(key) {
 		v.key = store.AppendString(append(v.key[:0], v.rowPrefix...), key)
 		stored, err := snap.Get(v.key)
 		switch {
@@ -222,7 +222,7 @@ func (v *view[R, E]) row(key string, snap *store.Reader) (*entry[R], error) {
 		}
 	}
 	if e.stored == nil {
-		v.filter.add(key)
+		v.filter.Add(key)
 	}
 	v.rows[e.key] = e
 	v.held += e.cost()

@@ -1,11 +1,11 @@
-package projection
+package store
 
 import "hash/maphash"
 
-// A filter remembers which row keys a view may have in the store, so that a view that is built from nothing need not look for rows
-// that cannot be there. It is a series of Bloom filters, each twice as large as the one before; a wrong yes costs one look-up.
-// The zero filter knows nothing and answers yes to everything.
-type filter struct {
+// A Filter remembers which keys may be in a store, in the memory of whoever put them there, so that nobody looks for what cannot be
+// there. It is a series of Bloom filters, each twice as large as the one before; a wrong yes costs one look-up. The zero Filter knows
+// nothing and answers yes to everything; NewFilter returns that of an empty store. It is not safe for concurrent use.
+type Filter struct {
 	seed   maphash.Seed
 	layers []layer
 	on     bool
@@ -19,14 +19,14 @@ type layer struct {
 const (
 	firstKeys   = 1 << 14
 	bitsPerKey  = 10
-	filterBytes = 16 << 20 // the largest filter, good for 13 million rows; beyond, the view goes on without
+	filterBytes = 16 << 20 // the largest filter, good for 13 million keys; beyond, the filter answers yes to everything
 )
 
-// newFilter returns a filter of an empty view.
-func newFilter() filter { return filter{seed: maphash.MakeSeed(), on: true} }
+// NewFilter returns the Filter of an empty store.
+func NewFilter() Filter { return Filter{seed: maphash.MakeSeed(), on: true} }
 
-// has reports whether key may have been added.
-func (f *filter) has(key string) bool {
+// Has reports whether key may have been added.
+func (f *Filter) Has(key string) bool {
 	if !f.on {
 		return true
 	}
@@ -39,8 +39,8 @@ func (f *filter) has(key string) bool {
 	return false
 }
 
-// add adds a key that is not there yet.
-func (f *filter) add(key string) {
+// Add adds a key that is not there yet.
+func (f *Filter) Add(key string) {
 	if !f.on {
 		return
 	}
@@ -48,7 +48,7 @@ func (f *filter) add(key string) {
 	if last < 0 || f.layers[last].room == 0 {
 		keys := firstKeys << len(f.layers)
 		if keys*bitsPerKey/8 > filterBytes/2 {
-			*f = filter{}
+			*f = Filter{}
 			return
 		}
 		f.layers = append(f.layers, layer{bits: make([]uint64, keys*bitsPerKey/64), room: keys})
