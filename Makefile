@@ -8,10 +8,10 @@ KAFKA_PORT ?= 9092
 TEST_KAFKA_PORT ?= 19092
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test race fuzz lint generate verify kafka kafka-stop test-kafka test-clients bench clean
+.PHONY: help run build test race fuzz lint generate verify kafka kafka-stop test-kafka test-clients test-registry-clients bench clean
 
 help: ## show this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build bin/shop and bin/millrace
 	@mkdir -p $(BIN)
@@ -56,6 +56,9 @@ test-kafka: build ## run the conformance and end-to-end tests against a real Kaf
 
 test-clients: build ## let confluent-kafka (Python) and the Java console consumer read what the shop wrote
 	@deploy/ci/test-clients.sh $(TEST_KAFKA_PORT)
+
+test-registry-clients: ## let the official clients in Python and JavaScript drive the schema registry (Python 3.11, Node 20)
+	@deploy/ci/test-registry-clients.sh
 
 bench: build ## measure the figures of docs/benchmarks.md (Java 17 and Maven for the rows on real Kafka)
 	@deploy/ci/bench.sh

@@ -2,11 +2,13 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"slices"
 	"testing"
 
+	"github.com/riferrei/srclient"
 	"github.com/twmb/franz-go/pkg/sr"
 )
 
@@ -160,4 +162,129 @@ func TestJavaScriptClients(t *testing.T) {
 			t.Logf("%s", out)
 		})
 	}
+}
+
+// What TestFranzClient leaves out: contexts, references, metadata, imports, deletion of contexts.
+func TestFranzClientRest(t *testing.T) {
+	url := start(t, broker(t, "").Addr(), "one").url
+	cl, err := sr.NewClient(sr.URLs(url))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := t.Context()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	money, err := cl.CreateSchema(ctx, "money", sr.Schema{Schema: moneySchema})
+	must(err)
+	order, err := cl.CreateSchema(ctx, "order", sr.Schema{Schema: orderSchema, References: []sr.SchemaReference{{Name: "shop.v1.Money", Subject: "money", Version: 1}},
+		SchemaRuleSet: &sr.SchemaRuleSet{DomainRules: []sr.SchemaRule{{Name: "r", Kind: sr.SchemaRuleKindCondition, Mode: sr.SchemaRuleModeWrite, Type: "CEL", Expr: "true"}}}})
+	must(err)
+	users, err := cl.SchemaReferences(ctx, "money", 1)
+	must(err)
+	usages, err := cl.SchemaUsagesByID(ctx, order.ID)
+	must(err)
+	if len(users) != 1 || users[0].ID != order.ID || len(usages) != 1 || usages[0].Subject != "order" || order.SchemaRuleSet == nil || order.SchemaRuleSet.DomainRules[0].Expr != "true" {
+		t.Errorf("got %+v, %+v, %+v", users, usages, order)
+	}
+	if err := cl.DeleteSchema(ctx, "money", 1, sr.SoftDelete); !isCode(err, codeReferenced) {
+		t.Errorf("delete of what is referred to: %v", err)
+	}
+	resolved, err := cl.SchemaByID(sr.WithParams(ctx, sr.Format("resolved")), order.ID)
+	must(err)
+	if len(resolved.References) != 0 || resolved.Schema == orderSchema {
+		t.Errorf("resolved: %+v", resolved)
+	}
+
+	there := sr.InContext(ctx, ".staging")
+	inContext, err := cl.CreateSchema(there, "s", sr.Schema{Schema: `"int"`})
+	must(err)
+	byID, err := cl.SchemaByID(there, inContext.ID)
+	must(err)
+	contexts, err := cl.Contexts(ctx)
+	must(err)
+	subjects, err := cl.Subjects(there)
+	must(err)
+	if inContext.ID != 1 || byID.Schema != `"int"` || !slices.Equal(contexts, []string{".", ".staging"}) || !slices.Equal(subjects, []string{":.staging:s"}) || money.ID != 1 {
+		t.Errorf("got %+v, %+v, %v, %v", inContext, byID, contexts, subjects)
+	}
+	for _, r := range cl.SetMode(there, sr.ModeImport, "i") {
+		must(r.Err)
+	}
+	imported, err := cl.CreateSchemaWithIDAndVersion(there, "i", sr.Schema{Schema: `"long"`}, 77, 5)
+	must(err)
+	if imported.ID != 77 || imported.Version != 5 {
+		t.Errorf("imported %+v", imported)
+	}
+	if err := cl.DeleteContext(ctx, ".staging"); !isCode(err, codeContextNotEmpty) {
+		t.Errorf("delete of a context with subjects: %v", err)
+	}
+	for _, subject := range []string{"s", "i"} {
+		for _, how := range []sr.DeleteHow{sr.SoftDelete, sr.HardDelete} {
+			_, err := cl.DeleteSubject(there, subject, how)
+			must(err)
+		}
+	}
+	must(cl.DeleteContext(ctx, ".staging"))
+}
+
+func isCode(err error, code int) bool {
+	var e *sr.ResponseError
+	return errors.As(err, &e) && e.ErrorCode == code
+}
+
+// srclient by itself, as others use it.
+func TestSrclient(t *testing.T) {
+	url := start(t, broker(t, "").Addr(), "one").url
+	cl := srclient.NewSchemaRegistryClient(url)
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	money, err := cl.CreateSchema("a/money", moneySchema, srclient.Avro)
+	must(err)
+	order, err := cl.CreateSchema("order", orderSchema, srclient.Avro, srclient.Reference{Name: "shop.v1.Money", Subject: "a/money", Version: 1})
+	must(err)
+	cl = srclient.NewSchemaRegistryClient(url)
+	byID, err := cl.GetSchema(order.ID())
+	must(err)
+	byVersion, err := cl.GetSchemaByVersion("a/money", 1)
+	must(err)
+	latest, err := cl.GetLatestSchema("order")
+	must(err)
+	found, err := cl.LookupSchema("order", orderSchema, srclient.Avro, srclient.Reference{Name: "shop.v1.Money", Subject: "a/money", Version: 1})
+	must(err)
+	subjects, err := cl.GetSubjects()
+	must(err)
+	versions, err := cl.GetSchemaVersions("order")
+	must(err)
+	if byID.Schema() != orderSchema || len(byID.References()) != 1 || byVersion.ID() != money.ID() || latest.Version() != 1 || found.ID() != order.ID() || !slices.Equal(subjects, []string{"a/money", "order"}) || !slices.Equal(versions, []int{1}) {
+		t.Errorf("got %+v, %+v, %+v, %+v, %v, %v", byID, byVersion, latest, found, subjects, versions)
+	}
+	usages, err := cl.GetSubjectVersionsById(order.ID())
+	must(err)
+	if len(usages) != 1 {
+		t.Errorf("usages %v", usages)
+	}
+	fits, err := cl.IsSchemaCompatible("a/money", `"int"`, "latest", srclient.Avro)
+	must(err)
+	if fits {
+		t.Error("another type is compatible")
+	}
+	level, err := cl.GetGlobalCompatibilityLevel()
+	must(err)
+	set, err := cl.ChangeSubjectCompatibilityLevel("order", srclient.None)
+	must(err)
+	own, err := cl.GetCompatibilityLevel("order", true)
+	must(err)
+	if *level != "FULL_TRANSITIVE" || *set != srclient.None || *own != srclient.None {
+		t.Errorf("levels %v, %v, %v", *level, *set, *own)
+	}
+	must(cl.DeleteSubject("order", true)) // softly first, then for good
+	must(cl.DeleteSubjectByVersion("a/money", 1, true))
 }

@@ -220,7 +220,10 @@ func (c *call) idsOfGUID() (any, *apiError) {
 }
 
 func (c *call) contexts() (any, *apiError) {
-	return c.s.read(func(s *state) (any, *apiError) { return page(c, s.contextNames()) })
+	prefix := c.query.Get("contextPrefix")
+	return c.s.read(func(s *state) (any, *apiError) {
+		return page(c, slices.DeleteFunc(s.contextNames(), func(name string) bool { return !strings.HasPrefix(name, prefix) }))
+	})
 }
 
 func (c *call) deleteContext() (any, *apiError) {

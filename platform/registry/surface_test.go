@@ -146,6 +146,7 @@ func TestContexts(t *testing.T) {
 		{"POST", "/contexts/./subjects/s/versions", body(`"int"`), 200, `"id":1,"version":1`},
 		{"GET", "/contexts", "", 200, `=[".",".staging"]`},
 		{"GET", "/contexts?offset=1&limit=1", "", 200, `=[".staging"]`},
+		{"GET", "/contexts?contextPrefix=.st", "", 200, `=[".staging"]`},
 		{"GET", "/subjects", "", 200, `=[":.staging:s",":.staging:t","s"]`},
 		{"GET", "/subjects?subjectPrefix=%3A.%3A", "", 200, `=["s"]`},
 		{"GET", "/subjects?subjectPrefix=%3A.staging%3A", "", 200, `=[":.staging:s",":.staging:t"]`},

@@ -3,7 +3,20 @@
 import json
 import sys
 
-from confluent_kafka.schema_registry import Schema, SchemaRegistryClient, record_subject_name_strategy, topic_record_subject_name_strategy
+from confluent_kafka.schema_registry import (
+    Metadata,
+    MetadataProperties,
+    Rule,
+    RuleKind,
+    RuleMode,
+    RuleParams,
+    RuleSet,
+    Schema,
+    SchemaReference,
+    SchemaRegistryClient,
+    record_subject_name_strategy,
+    topic_record_subject_name_strategy,
+)
 from confluent_kafka.schema_registry.avro import AvroDeserializer, AvroSerializer
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 from confluent_kafka.schema_registry.schema_registry_client import ConfigCompatibilityLevel, ServerConfig
@@ -101,6 +114,43 @@ for strategy, subject in ((None, "orders-value"), (topic_record_subject_name_str
     check("decoded", AvroDeserializer(SchemaRegistryClient({"url": url}))(frame, context), {"a": 7, "b": 8})
     check("decoded by an older reader", AvroDeserializer(SchemaRegistryClient({"url": url}), a.schema_str)(frame, context), {"a": 7})
     check("subject", subject in fresh.get_subjects(), True)
+# References, metadata, rules, contexts and settings.
+money = Schema('{"type":"record","name":"Money","namespace":"shop","fields":[{"name":"minor","type":"long"}]}', "AVRO")
+id_money = client.register_schema("money", money)
+order = Schema(
+    '{"type":"record","name":"Order","namespace":"shop","fields":[{"name":"total","type":"Money"}]}', "AVRO", references=[SchemaReference("shop.Money", "money", 1)]
+)
+id_order = client.register_schema("order", order)
+got = SchemaRegistryClient({"url": url}).get_schema(id_order)
+check("references", [(r.name, r.subject, r.version) for r in got.references], [("shop.Money", "money", 1)])
+check("look up with references", SchemaRegistryClient({"url": url}).lookup_schema("order", order).schema_id, id_order)
+check("referenced by", client.get_referenced_by("money", 1), [id_order])
+refused("delete what is referred to", 422, 42206, lambda: client.delete_version("money", 1))
+refused("unknown reference", 422, 42201, lambda: client.register_schema("order2", Schema(order.schema_str, "AVRO", references=[SchemaReference("x", "money", 9)])))
+context = SerializationContext("refs", MessageField.VALUE)
+frame = AvroSerializer(SchemaRegistryClient({"url": url}), order, conf={"auto.register.schemas": True})({"total": {"minor": 3}}, context)
+check("frame with references", frame, b"\x00" + id_order.to_bytes(4, "big") + b"\x06")
+check("decoded with references", AvroDeserializer(SchemaRegistryClient({"url": url}))(frame, context), {"total": {"minor": 3}})
+
+rules = RuleSet(None, [Rule("r", "doc", RuleKind.CONDITION, RuleMode.WRITE, "CEL", [], RuleParams({}), "message.a > 0", None, None, False)])
+described = Schema(record("a"), "AVRO", metadata=Metadata(None, MetadataProperties({"owner": "shop", "major": "1"}), None), rule_set=rules)
+id_described = client.register_schema("described", described)
+got = SchemaRegistryClient({"url": url}).get_schema(id_described)
+check("metadata", got.metadata.properties.properties, {"owner": "shop", "major": "1"})
+check("rules", [(r.name, r.expr) for r in got.rule_set.domain_rules], [("r", "message.a > 0")])
+check("latest with metadata", client.get_latest_with_metadata("described", {"major": "1"}).schema_id, id_described)
+refused("latest with other metadata", 404, 40403, lambda: client.get_latest_with_metadata("described", {"major": "2"}))
+client.set_config("cfg", ServerConfig(compatibility=ConfigCompatibilityLevel.BACKWARD, compatibility_group="major", default_metadata=Metadata(None, MetadataProperties({"owner": "all"}), None)))
+cfg = client.get_config("cfg")
+check("configuration", (cfg.compatibility_level, cfg.compatibility_group, cfg.default_metadata.properties.properties), ("BACKWARD", "major", {"owner": "all"}))
+
+staging = SchemaRegistryClient({"url": url + "/contexts/.staging"})
+check("register in a context", staging.register_schema("s", ab), 1)
+check("the same by name", SchemaRegistryClient({"url": url}).register_schema(":.staging:s", ab), 1)
+check("contexts", client.get_contexts(), [".", ".staging"])
+check("subjects of a context", client.get_subjects(subject_prefix=":.staging:"), [":.staging:s"])
+check("by id in a context", json.loads(SchemaRegistryClient({"url": url}).get_schema(1, ":.staging:s").schema_str), json.loads(ab.schema_str))
+
 conf = {"auto.register.schemas": False, "use.latest.version": True}
 check("latest", AvroSerializer(SchemaRegistryClient({"url": url}), conf=conf)({"a": 1, "b": 2}, SerializationContext("orders", MessageField.VALUE)), b"\x00\x00\x00\x00\x02\x02\x04")
 
