@@ -427,6 +427,8 @@ func (w *walk) newPointer(old string) (string, bool) {
 func (w *walk) name(direction string, in contract.Incompatibility, pointer string) (rule, name, message, fix string) {
 	name = w.nameAt(pointer)
 	p := w.pairs[pointer]
+	// Where the other text has it differs between versions, and would keep them apart.
+	in.Message, _, _ = strings.Cut(in.Message, "; the writer has ")
 	switch in.Rule {
 	case contract.RuleDefault:
 		return w.missing(direction, in.Pointer)
