@@ -75,7 +75,8 @@ func (p Projector) contracts() []contract.Subject {
 }
 
 func (p Projector) start(ctx context.Context, h *host) error {
-	db, err := h.openStore(filepath.Join(p.Name, "views"), store.Options{})
+	// Large memtables, for views are built in large transactions; they take memory only as far as they are filled.
+	db, err := h.openStore(filepath.Join(p.Name, "views"), store.Options{MemTable: 64 << 20})
 	if err != nil {
 		return err
 	}
