@@ -8,7 +8,7 @@ KAFKA_PORT ?= 9092
 TEST_KAFKA_PORT ?= 19092
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test race fuzz lint generate verify kafka kafka-stop test-kafka test-clients test-registry-clients bench clean
+.PHONY: help run build test race fuzz lint generate verify kafka kafka-stop test-kafka test-clients test-registry-clients test-node bench clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ test-clients: build ## let confluent-kafka (Python) and the Java console consume
 
 test-registry-clients: ## let the official clients in Python and JavaScript drive the schema registry (Python 3.11, Node 20)
 	@deploy/ci/test-registry-clients.sh
+
+test-node: ## let the published AsyncAPI parser check the catalogue of events (Node 20)
+	@deploy/ci/test-node.sh
 
 bench: build ## measure the figures of docs/benchmarks.md (Java 17 and Maven for the rows on real Kafka)
 	@deploy/ci/bench.sh
