@@ -38,6 +38,15 @@ func BenchmarkRegistry(b *testing.B) {
 			register(b, url, fmt.Sprintf("s%d", n.Load()%100), recordSchema("R", fmt.Sprintf("f%d", n.Add(1))))
 		}
 	})
+	b.Run("register new, 16 at once", func(b *testing.B) {
+		b.SetParallelism(8) // for each of GOMAXPROCS
+		b.RunParallel(func(pb *testing.PB) {
+			for pb.Next() {
+				i := n.Add(1)
+				register(b, url, fmt.Sprintf("s%d", i%100), recordSchema("R", fmt.Sprintf("f%d", i)))
+			}
+		})
+	})
 	b.Run("client, cached id", func(b *testing.B) {
 		c := dial(b, ClientConfig{URLs: []string{url}})
 		var r contract.Resolver = c

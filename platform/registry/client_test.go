@@ -376,8 +376,8 @@ func TestClientCacheFile(t *testing.T) {
 		calls.Add(1)
 		switch {
 		case down.Load():
-			w.WriteHeader(503)
-		case r.Method == "POST":
+			w.WriteHeader(http.StatusServiceUnavailable)
+		case r.Method == http.MethodPost:
 			_, _ = io.WriteString(w, `{"id":7,"version":1,"schema":"\"int\""}`)
 		default:
 			_, _ = io.WriteString(w, `{"schema":"\"long\""}`)
@@ -386,11 +386,11 @@ func TestClientCacheFile(t *testing.T) {
 	s.Start()
 	defer s.Close()
 	c := dial(t, cfg)
-	if id, err := c.SchemaID(t.Context(), "s", ` "int"`); err != nil || id != 7 {
-		t.Fatal(id, err)
-	}
 	if text, err := c.SchemaByID(t.Context(), 8); err != nil || text != `"long"` {
 		t.Fatal(text, err)
+	}
+	if id, err := c.SchemaID(t.Context(), "s", ` "int"`); err != nil || id != 7 {
+		t.Fatal(id, err)
 	}
 
 	down.Store(true)

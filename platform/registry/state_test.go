@@ -627,3 +627,51 @@ func FuzzApply(f *testing.F) {
 		s.configOf("s")
 	})
 }
+
+// Whatever a request holds, it is refused, or its records are understood and give what was answered.
+func FuzzRegister(f *testing.F) {
+	f.Add("s", []byte(`{"schema":"\"int\"","schemaType":"AVRO","references":[{"name":"n","subject":"money","version":1}],"metadata":{"properties":{"a":"b"}},"ruleSet":{"domainRules":[{"name":"r"}]}}`))
+	f.Add(":.c:s", []byte(`{"schema":"{\"type\":\"array\",\"items\":\"shop.v1.Money\"}","references":[{"name":"n","subject":":.:money","version":1}]}`))
+	f.Add("money", []byte(`{"schema":"\"long\"","version":2}`))
+	f.Add("imported", []byte(`{"schema":"\"long\"","id":9,"version":2}`))
+	f.Fuzz(func(t *testing.T, subject string, text []byte) {
+		l := newLab()
+		if _, err := l.register(t, "money", moneySchema); err != nil {
+			t.Fatal(err)
+		}
+		records, _, refusal := l.s.planConfig("money", &configRequest{Compatibility: "NONE", OverrideMetadata: json.RawMessage(`{"properties":{"a":"1"},"tags":{"x":["y"]}}`), DefaultRuleSet: json.RawMessage(`{"domainRules":[{"name":"r"}]}`)})
+		if refusal != nil {
+			t.Fatal(refusal)
+		}
+		l.commit(t, records)
+		if records, refusal = l.s.planMode("imported", modeImport, false, false); refusal != nil {
+			t.Fatal(refusal)
+		}
+		l.commit(t, records)
+		for range 2 {
+			var r schemaRequest
+			if json.Unmarshal(text, &r) != nil {
+				return
+			}
+			subject := qualify(defaultContext, subject)
+			records, v, err := l.s.planRegister(subject, &r)
+			if err != nil {
+				return
+			}
+			l.commit(t, records)
+			got := l.s.at(place{subject, v.number})
+			if got == nil || got.content.id != v.content.id || got.content.hash != v.content.hash || l.s.in(v.content.context).byID[v.content.id] != got.content {
+				t.Fatalf("%q %s: answered %+v, the state has %+v", subject, text, v, got)
+			}
+			if again, _, err := l.s.planRegister(subject, &r); err != nil || len(again) > 0 {
+				t.Fatalf("%q %s: a second time gives %d records, %v", subject, text, len(again), err)
+			}
+			if _, err := l.s.schema(got.content); err != nil {
+				t.Fatalf("%q %s: registered, but %v", subject, text, err)
+			}
+		}
+		if got := dump(fold(t, l.log)); !reflect.DeepEqual(got, dump(l.s)) {
+			t.Fatal("the log gives another state")
+		}
+	})
+}

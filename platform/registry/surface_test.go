@@ -343,3 +343,33 @@ func TestImport(t *testing.T) {
 		{"DELETE", "/mode", "", 200, `FORWARD`},
 	})
 }
+
+// The highest id of a context is remembered for itself, also when compaction has left nothing of its schemas.
+func TestHighestIDOfContext(t *testing.T) {
+	l := newLab()
+	for i, subject := range []string{"s", ":.c:s", ":.c:t"} {
+		if _, err := l.register(t, subject, recordSchema("R", fmt.Sprintf("f%d", i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, subject := range []string{":.c:s", ":.c:t"} {
+		for _, permanent := range []bool{false, true} {
+			records, _, err := l.s.planDeleteSubject(subject, permanent)
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.commit(t, records)
+		}
+	}
+	records, err := l.s.planDeleteContext(".c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.commit(t, records)
+	l.s = fold(t, compacted(l.log, true))
+	for subject, want := range map[string]int32{"s": 2, ":.c:s": 3, ":.d:s": 1} {
+		if v, err := l.register(t, subject, recordSchema("R", "f0", "new=0")); err != nil || v.content.id != want {
+			t.Errorf("%s: got %+v, %v, want id %d", subject, v, err, want)
+		}
+	}
+}
