@@ -94,3 +94,39 @@ func sameJSON(a, b []byte) bool {
 	var x, y any
 	return json.Unmarshal(a, &x) == nil && json.Unmarshal(b, &y) == nil && reflect.DeepEqual(x, y)
 }
+
+// FuzzJSON: what JSON takes is what Read takes, and it is JSON; nothing panics.
+func FuzzJSON(f *testing.F) {
+	writer, err := Parse(placedOldSchema)
+	if err != nil {
+		f.Fatal(err)
+	}
+	reader, err := Parse(placedNoNoteSchema)
+	if err != nil {
+		f.Fatal(err)
+	}
+	r := rand.New(rand.NewPCG(1, 1))
+	for range 5 {
+		payload, err := writer.Sample(r)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(payload)
+		f.Add(payload[:len(payload)/2])
+	}
+	f.Fuzz(func(t *testing.T, payload []byte) {
+		out, err1 := writer.JSON(payload)
+		if err1 == nil && !json.Valid(out) {
+			t.Fatalf("%q is no JSON", out)
+		}
+		read, err2 := reader.Read(writer, payload)
+		if (err1 == nil) != (err2 == nil) {
+			t.Fatalf("JSON: %v, Read: %v", err1, err2)
+		}
+		if err2 == nil {
+			if out, err := reader.JSON(read); err != nil || !json.Valid(out) {
+				t.Fatalf("what was read has no JSON: %q, %v", out, err)
+			}
+		}
+	})
+}

@@ -126,7 +126,7 @@ func TestAsyncAPIParser(t *testing.T) {
 	if want := `{"channels":1,"messages":4,"operations":2,"payloads":4}`; err != nil || out != want {
 		t.Errorf("got %s, %v; want %s", out, err, want)
 	}
-	for _, harm := range [][2]string{{`"action": "send"`, `"action": "shout"`}, {`"type": "record"`, `"type": "recrod"`}, {"#/channels/orders.events/messages/OrderPlaced", "#/channels/orders.events/messages/Other"}} {
+	for _, harm := range [][2]string{{`"action": "send"`, `"action": "shout"`}, {`"type": "record"`, `"type": "recording"`}, {"#/channels/orders.events/messages/OrderPlaced", "#/channels/orders.events/messages/Other"}} {
 		if broken := bytes.Replace(doc, []byte(harm[0]), []byte(harm[1]), 1); bytes.Equal(broken, doc) {
 			t.Errorf("there is no %s in the document", harm[0])
 		} else if out, err := check(broken); err == nil {

@@ -392,16 +392,11 @@ func shortOf(full string) string { return full[strings.LastIndexByte(full, '.')+
 // verdict turns what Compatible says about one direction into findings, and returns whether it says anything.
 func (w *walk) verdict(direction string, all []contract.Incompatibility) bool {
 	for _, in := range all {
-		pointer, ok := in.Pointer, true
+		pointer := in.Pointer
 		if direction == Forward {
-			if pointer, ok = w.newPointer(in.Pointer); !ok {
-				pointer = ""
-			}
+			pointer = w.newPointer(in.Pointer)
 		}
 		rule, name, message, fix := w.name(direction, in, pointer)
-		if rule == "" {
-			continue // the other direction says it better
-		}
 		f := w.file.at(rule, Error, pointer, message)
 		f.Name, f.Fix = name, fix
 		w.add(w.label, direction, f)
@@ -410,14 +405,14 @@ func (w *walk) verdict(direction string, all []contract.Incompatibility) bool {
 }
 
 // newPointer returns where a place of the old text is in the new one, or the nearest place around it.
-func (w *walk) newPointer(old string) (string, bool) {
+func (w *walk) newPointer(old string) string {
 	for {
 		if p, ok := w.byOld[old]; ok {
-			return p, true
+			return p
 		}
 		cut := strings.LastIndexByte(old, '/')
 		if cut < 0 {
-			return "", false
+			return ""
 		}
 		old = old[:cut]
 	}
