@@ -123,7 +123,14 @@ func (g *group) append(ctx context.Context, n int) *apiError {
 	}
 	finished := make(chan result, 1)
 	g.owner.Append(g.batch, func(base int64, err error) { finished <- result{base, err} })
-	r := <-finished
+	var r result
+	select {
+	case r = <-finished:
+	case <-ctx.Done():
+		// An append is repeated until its fate is known, for hours if the brokers are gone; nobody stops for that long.
+		g.owner.Release()
+		r = <-finished
+	}
 	if r.err == nil {
 		if !g.s.awaitApplied(ctx, r.base+int64(n)-1) {
 			return refuse(codeTimeout, "The registry is shutting down; the write has been made.")

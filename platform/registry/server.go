@@ -264,12 +264,15 @@ func (s *Server) submit(ctx context.Context, plan func(*state) ([]record, any, *
 	case <-limit.Done():
 		return nil, refuse(codeTimeout, "The registry has no writer at the moment; repeat the request.")
 	}
-	// The writer always answers what it has taken.
-	r := <-w.reply
-	return r.answer, r.err
+	select {
+	case r := <-w.reply:
+		return r.answer, r.err
+	case <-limit.Done():
+		return nil, refuse(codeTimeout, "It is not known whether the write was made; repeat the request.")
+	}
 }
 
-// writeTime is how long a write waits for its turn.
+// writeTime is how long a write may take, its turn included.
 const writeTime = 10 * time.Second
 
 // read calls f with the state, which it may not change or keep.
