@@ -53,8 +53,8 @@ func start(t testing.TB, addr, name string) *instance {
 func startWith(t testing.TB, addr, name string, cfg ServerConfig) *instance {
 	t.Helper()
 	log := connect(t, addr)
-	web := rest.NewServer(rest.Options{})
-	bound, err := web.Listen("127.0.0.1:0")
+	server := rest.NewServer(rest.Options{})
+	bound, err := server.Listen("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,10 +63,10 @@ func startWith(t testing.TB, addr, name string, cfg ServerConfig) *instance {
 	if err != nil {
 		t.Fatal(err)
 	}
-	web.Mount("/", s.Handler())
+	server.Mount("/", s.Handler())
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	var running sync.WaitGroup
-	for _, run := range []func(context.Context) error{s.Run, web.Serve} {
+	for _, run := range []func(context.Context) error{s.Run, server.Serve} {
 		running.Go(func() {
 			if err := run(ctx); err != nil {
 				t.Errorf("%s: %v", name, err)
@@ -95,6 +95,9 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
+// web keeps as many connections as tests have requests at once; the default client would open new ones all the time.
+var web = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 256}}
+
 // do sends one request and returns status and body.
 func do(t testing.TB, method, url, body string, header ...string) (int, string, http.Header) {
 	t.Helper()
@@ -108,7 +111,7 @@ func do(t testing.TB, method, url, body string, header ...string) (int, string, 
 	for i := 0; i+1 < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := web.Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}

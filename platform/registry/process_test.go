@@ -45,8 +45,8 @@ func child(brokers string) error {
 		return err
 	}
 	defer log.Close()
-	web := rest.NewServer(rest.Options{})
-	bound, err := web.Listen("127.0.0.1:0")
+	server := rest.NewServer(rest.Options{})
+	bound, err := server.Listen("127.0.0.1:0")
 	if err != nil {
 		return err
 	}
@@ -54,10 +54,10 @@ func child(brokers string) error {
 	if err != nil {
 		return err
 	}
-	web.Mount("/", s.Handler())
+	server.Mount("/", s.Handler())
 	failed := make(chan error, 2)
 	go func() { failed <- s.Run(ctx) }()
-	go func() { failed <- web.Serve(ctx) }()
+	go func() { failed <- server.Serve(ctx) }()
 	fmt.Println("http://" + bound.String())
 	return errors.Join(<-failed, <-failed)
 }
@@ -107,7 +107,7 @@ func try(method, url, body string) (int, string) {
 	if err != nil {
 		panic(err)
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := web.Do(req)
 	if err != nil {
 		return 0, err.Error()
 	}
