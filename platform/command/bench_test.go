@@ -25,10 +25,14 @@ func BenchmarkEngine(b *testing.B) {
 	}
 }
 
-const benchPartitions = 12
+// As the service has it.
+const (
+	benchPartitions = 12
+	benchMemTable   = 64 << 20
+)
 
 func benchEngine(b *testing.B, callers int) {
-	r := newRig(b, func(r *rig) { r.cfg.Topic.Partitions = benchPartitions })
+	r := newRig(b, func(r *rig) { r.cfg.Topic.Partitions, r.store.MemTable = benchPartitions, benchMemTable })
 	r.mustSend("warm", "k", credit{Amount: 1})
 	payload := credit{Amount: 2933, Note: benchNote}
 	drive(b, callers, func(i int64) error {

@@ -107,6 +107,7 @@ type rig struct {
 	dir     string
 	env     string
 	cfg     Config
+	store   store.Options
 	dial    func(ctx context.Context, network, host string) (net.Conn, error)
 	memory  *contract.Memory
 	log     *eventlog.Client
@@ -159,7 +160,7 @@ func (r *rig) start() {
 	if r.marks, err = eventlog.AvroMarks(ctx, name, r.memory); err != nil {
 		r.t.Fatal(err)
 	}
-	db, err := store.Open(filepath.Join(r.dir, "streams"), store.Options{})
+	db, err := store.Open(filepath.Join(r.dir, "streams"), r.store)
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -93,7 +93,7 @@ func (a Aggregate[S, C, E]) start(ctx context.Context, h *host) error {
 	if err != nil {
 		return h.unregistered(err)
 	}
-	db, err := h.openStore(filepath.Join(a.Name, "streams"), store.Options{})
+	db, err := h.openStore(filepath.Join(a.Name, "streams"), store.Options{MemTable: memTable})
 	if err != nil {
 		return err
 	}

@@ -106,6 +106,9 @@ func (h *host) ready(ctx context.Context) error {
 	return errors.Join(missing...)
 }
 
+// memTable is the size of the stores' memtables: large ones are flushed seldom, and take memory only as far as they are filled.
+const memTable = 64 << 20
+
 // openStore opens a store below the data directory, to be closed when everything has ended.
 func (h *host) openStore(name string, o store.Options) (*store.DB, error) {
 	dir := filepath.Join(h.config.DataDir, name)

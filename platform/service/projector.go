@@ -75,8 +75,7 @@ func (p Projector) contracts() []contract.Subject {
 }
 
 func (p Projector) start(ctx context.Context, h *host) error {
-	// Large memtables, for views are built in large transactions; they take memory only as far as they are filled.
-	db, err := h.openStore(filepath.Join(p.Name, "views"), store.Options{MemTable: 64 << 20})
+	db, err := h.openStore(filepath.Join(p.Name, "views"), store.Options{MemTable: memTable})
 	if err != nil {
 		return err
 	}
