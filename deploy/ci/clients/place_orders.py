@@ -30,7 +30,7 @@ def main(url, count):
         order, customer = f"clients-{i}-ü", f"Käufer № {i % 17}"
         lines = [{"sku": f"sku-{n}-é", "quantity": n + 1, "amount": (i + 1) * 101 * (n + 1)} for n in range(1 + i % 3)]
         if i % 50 == 0:
-            lines[0]["amount"] += 1 << 52  # more than a 32-bit reader can hold
+            lines[0]["amount"] += 1 << 38  # more than a 32-bit reader can hold
         units, total = sum(n["quantity"] for n in lines), sum(n["amount"] for n in lines)
         body = {"customer_id": customer, "currency": "USD", "ordered_at": f"2024-02-{1 + i % 29:02}T08:30:00.123456Z", "lines": lines}
         for _ in range(1 + (i % 4 == 0)):
