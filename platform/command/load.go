@@ -1,0 +1,123 @@
+package command
+
+import (
+	"context"
+	"slices"
+
+	"github.com/millrace/millrace/platform/es"
+	"github.com/millrace/millrace/platform/eventlog"
+	"github.com/millrace/millrace/platform/store"
+)
+
+// load returns a stream with everything decided on it before.
+func (p *partition[S, C, E]) load(ctx context.Context, id es.StreamID) (loaded *stream[S], err error) {
+	if s := p.cache.get(id); s != nil {
+		return s, nil
+	}
+	defer func() {
+		if v := recover(); v != nil {
+			err = p.panicked(v, id, "fold")
+		}
+	}()
+	s := &stream[S]{id: id, last: -1, complete: true}
+	if !p.filter.Has(string(id)) {
+		p.cache.add(s, p.stored.get())
+		return s, nil
+	}
+	err = p.engine.cfg.Store.Read(func(rd *store.Reader) error {
+		// Most unknown streams are new ones: one look that the store's filters answer.
+		if ok, err := rd.Has(eventKey(nil, p.at.Partition, id, 1)); err != nil || !ok {
+			return err
+		}
+		return p.scan(ctx, rd, id, 1, func(parts []es.Envelope[E], written string) bool {
+			for i := range parts {
+				s.state = p.engine.decider.Evolve(s.state, parts[i].Event)
+			}
+			env := &parts[0]
+			s.version, s.last = env.Version, env.Position.Offset
+			if env.Index == 0 {
+				s.remember(past{id: env.Meta.CommandID, hash: env.Meta.CommandHash, first: env.Version}, s.last+1, p.seed)
+			}
+			of := &s.pasts[len(s.pasts)-1]
+			of.offset, of.types = s.last, append(of.types, written) // a repeat gets the first receipt, old names and all
+			return true
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	p.cache.add(s, p.stored.get())
+	return s, nil
+}
+
+// known returns what is known of a command that took effect on s, or is about to; nil if it never did.
+func (p *partition[S, C, E]) known(s *stream[S], commandID string) (*past, error) {
+	if found := s.find(commandID); found != nil || s.complete {
+		return found, nil
+	}
+	early := slices.Contains(s.early, p.seed.of(commandID))
+	if !early && s.version <= unindexed {
+		return nil, nil
+	}
+	var found *past
+	err := p.engine.cfg.Store.Read(func(rd *store.Reader) (err error) {
+		if early {
+			found, err = findEarly(rd, p.at.Partition, s.id, commandID)
+		}
+		if err == nil && found == nil && s.version > unindexed {
+			found, err = findIndexed(rd, p.at.Partition, s.id, commandID)
+		}
+		return err
+	})
+	return found, err
+}
+
+// begun notes a stream that was new until now.
+func (p *partition[S, C, E]) begun(id es.StreamID) {
+	if p.built != nil {
+		p.newer = append(p.newer, id)
+	}
+	p.filter.Add(string(id))
+}
+
+// prepareFilter sees to it that new streams are told from stored ones without asking the store: at once if it is empty, else after a
+// look through it beside the traffic.
+func (p *partition[S, C, E]) prepareFilter(ctx context.Context, from eventlog.Cursor) {
+	if p.claimed || p.built != nil {
+		return
+	}
+	if from.Next == 0 {
+		p.filter = store.NewFilter()
+		return
+	}
+	built := make(chan store.Filter, 1)
+	p.built = built
+	p.engine.scans.Go(func() {
+		f := store.NewFilter()
+		prefix := streamsPrefix(p.at.Partition)
+		err := p.engine.cfg.Store.Read(func(rd *store.Reader) error {
+			last := ""
+			for pair, err := range rd.Scan(store.Range{From: prefix, To: store.PrefixEnd(prefix), KeysOnly: true}) {
+				if err == nil {
+					err = ctx.Err()
+				}
+				if err != nil {
+					return err
+				}
+				id, _, err := store.ParseString(pair.Key[len(prefix):])
+				if err != nil {
+					return err
+				}
+				if id != last {
+					f.Add(id)
+					last = id
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			f = store.Filter{} // the store is asked each time, and will say what is wrong with it
+		}
+		built <- f
+	})
+}
