@@ -23,21 +23,26 @@ type guards struct {
 // leaves out defaults, so two versions in one API could take each other's.
 type binding struct {
 	guards
-	schema   *Schema
-	typ      reflect.Type
-	rtype    uintptr
-	enc      avro.ValEncoder
-	dec      avro.ValDecoder
-	check    check
-	trim     trim
-	direct   bool // an interface holds the value itself, not a pointer to it
-	writers  *sync.Pool
-	readers  *sync.Pool
-	rewrites *sync.Pool
+	schema    *Schema
+	typ       reflect.Type
+	rtype     uintptr
+	enc       avro.ValEncoder
+	dec       avro.ValDecoder
+	check     check
+	trim      trim
+	direct    bool      // an interface holds the value itself, not a pointer to it
+	straight  *straight // how it is read in one pass, nil = it is not straight
+	writers   *sync.Pool
+	readers   *sync.Pool
+	straights *sync.Pool
+	rewrites  *sync.Pool
 }
 
-// A reading reads one value with the library.
-type reading[E any] func(r *avro.Reader) (E, error)
+// A reading reads one value: with the library, or in one pass if the binding is straight.
+type reading[E any] struct {
+	library  func(r *avro.Reader) (E, error)
+	straight func(r *straightReader, payload []byte) (E, bool)
+}
 
 // A bound is a Type that was found in the registry.
 type bound[E any] struct {
@@ -51,20 +56,29 @@ type bound[E any] struct {
 // openType is what For knows of T.
 func openType[T, E any](b *binding) (reading[E], error) {
 	if _, ok := any(*new(T)).(E); !ok || reflect.TypeFor[E]().Kind() != reflect.Interface {
-		return nil, ErrContract.Because("%s does not implement %s", reflect.TypeFor[T](), reflect.TypeFor[E]())
+		return reading[E]{}, ErrContract.Because("%s does not implement %s", reflect.TypeFor[T](), reflect.TypeFor[E]())
 	}
 	proto := any(*new(T)).(E)
-	return func(r *avro.Reader) (E, error) {
-		p := new(T)
-		b.dec.Decode(unsafe.Pointer(p), r)
-		if r.Error != nil && !b.noStrict {
-			var none E
-			return none, r.Error
-		}
-		if b.trim != nil {
-			b.trim(unsafe.Pointer(p))
-		}
-		return over(proto, unsafe.Pointer(p), b.direct), r.Error
+	return reading[E]{
+		library: func(r *avro.Reader) (E, error) {
+			p := new(T)
+			b.dec.Decode(unsafe.Pointer(p), r)
+			if r.Error != nil && !b.noStrict {
+				var none E
+				return none, r.Error
+			}
+			if b.trim != nil {
+				b.trim(unsafe.Pointer(p))
+			}
+			return over(proto, unsafe.Pointer(p), b.direct), r.Error
+		},
+		straight: func(r *straightReader, payload []byte) (none E, ok bool) {
+			p := new(T)
+			if !r.read(b.straight, unsafe.Pointer(p), payload) {
+				return none, false
+			}
+			return over(proto, unsafe.Pointer(p), b.direct), true
+		},
 	}, nil
 }
 
@@ -123,6 +137,10 @@ func newBinding(schema *Schema, typ reflect.Type, g guards) (*binding, error) {
 	b.writers = &sync.Pool{New: func() any { return avro.NewWriter(nil, 1024, avro.WithWriterConfig(api)) }}
 	b.readers = &sync.Pool{New: func() any { return avro.NewReader(nil, 0, avro.WithReaderConfig(api)) }}
 	b.rewrites = &sync.Pool{New: func() any { return new(rewrite) }}
+	b.straights = &sync.Pool{New: func() any { return new(straightReader) }}
+	if v, ok := straightOf(schema.root, typ, 0, 0); ok && g == (guards{}) {
+		b.straight = &v
+	}
 	return b, nil
 }
 
@@ -173,13 +191,24 @@ func (b *binding) encode(dst []byte, v any) ([]byte, error) {
 	return dst, err
 }
 
+// decodeStraight reads one value of the reader's schema that was not scanned, or reports false: then decode has to.
+func decodeStraight[T any](b *binding, payload []byte, read reading[T]) (v T, ok bool) {
+	if b.straight == nil {
+		return v, false
+	}
+	r := b.straights.Get().(*straightReader)
+	v, ok = read.straight(r, payload)
+	b.straights.Put(r)
+	return v, ok
+}
+
 // decode reads one value of the reader's schema that was scanned before.
 func decode[T any](b *binding, payload []byte, read reading[T]) (T, error) {
 	var none T
 	r := b.readers.Get().(*avro.Reader)
 	r.Reset(payload)
 	r.Error = nil
-	e, err := read(r)
+	e, err := read.library(r)
 	if err == nil {
 		if r.Peek(); r.Error == nil && !b.noTrailing {
 			err = fmt.Errorf("bytes follow after the end of the value")

@@ -28,10 +28,11 @@ type Codec[E any] struct {
 
 // A plan says how the payloads of one schema id are read.
 type plan[E any] struct {
-	bound  *bound[E] // the type they become
-	writer *node
-	conv   *conv // how they become the reader's, nil = they are
-	err    error // why they cannot be read
+	bound    *bound[E] // the type they become
+	writer   *node
+	conv     *conv // how they become the reader's, nil = they are
+	straight bool  // all payloads of the reader's schema are the writer's, too
+	err      error // why they cannot be read
 }
 
 // A load is a look-up in progress; others that need the same id wait for it.
@@ -220,10 +221,12 @@ func (c *Codec[E]) newPlan(id int32, text string) *plan[E] {
 	}
 	p := &plan[E]{bound: b, writer: writer.root}
 	if writer.Text() == b.schema.Text() {
+		p.straight = true
 		return p
 	}
 	switch c := resolve(b.schema.root, writer.root); c.op {
 	case opCopy:
+		p.straight = resolve(writer.root, b.schema.root).op == opCopy
 		return p
 	case opFail:
 		return &plan[E]{err: ErrUndecodable.Because("schema id %d, %s: %s", id, b.subject, c.reason).
@@ -243,6 +246,11 @@ type rewrite struct {
 func readPlanned[E, T any](p *plan[E], payload []byte, read reading[T]) (T, error) {
 	var none T
 	if p.conv == nil {
+		if p.straight {
+			if v, ok := decodeStraight(p.bound.binding, payload, read); ok {
+				return v, nil
+			}
+		}
 		if !p.bound.noScan {
 			if err := scan(p.writer, payload); err != nil {
 				return none, err
@@ -260,5 +268,8 @@ func readPlanned[E, T any](p *plan[E], payload []byte, read reading[T]) (T, erro
 	if w.out, w.bounds, err = p.conv.transcode(w.out[:0], payload, w.bounds); err != nil {
 		return none, err
 	}
-	return decode(p.bound.binding, w.out, read) // which copies all that it keeps
+	if v, ok := decodeStraight(p.bound.binding, w.out, read); ok { // it and decode copy all that they keep
+		return v, nil
+	}
+	return decode(p.bound.binding, w.out, read)
 }

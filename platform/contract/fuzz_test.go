@@ -24,7 +24,7 @@ type fuzzed struct {
 }
 
 func fuzzSchemas(f *testing.F) []fuzzed {
-	texts := []string{placedSchema, kitchenSchema, chainSchema, nothingSchema, preciseSchema}
+	texts := []string{placedSchema, kitchenSchema, chainSchema, nothingSchema, preciseSchema, plainSchema}
 	files, err := filepath.Glob("../../schemas/*/v*/*.avsc")
 	if err != nil || len(files) < 4 {
 		f.Fatalf("%d schemas in the repository, %v", len(files), err)

@@ -204,10 +204,7 @@ func (s *shape) slice(n *node, t reflect.Type, path string) (check, trim, error)
 	}
 	size := t.Elem().Size()
 	each := func(p unsafe.Pointer, do func(unsafe.Pointer) error) error {
-		h := (*struct { // a slice in memory
-			data     unsafe.Pointer
-			len, cap int
-		})(p)
+		h := (*sliceHeader)(p)
 		for i := range h.len {
 			if err := do(unsafe.Add(h.data, uintptr(i)*size)); err != nil {
 				return fmt.Errorf("item %d: %w", i, err)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"math/big"
 	"math/rand/v2"
 	"reflect"
@@ -62,9 +63,20 @@ func goTypeOf(n *node) reflect.Type {
 	return reflect.StructOf(fields)
 }
 
-// decodeAny reads payload into a new value of the binding's type.
-func (b *binding) decodeAny(payload []byte) (reflect.Value, error) {
+// decodeAny reads payload into a new value of the binding's type: with the library, and, if it is straight, also in one pass, which must read the same.
+func (b *binding) decodeAny(payload []byte) (_ reflect.Value, err error) {
 	p := reflect.New(b.typ)
+	if b.straight != nil {
+		once := reflect.New(b.typ)
+		if new(straightReader).read(b.straight, once.UnsafePointer(), payload) {
+			defer func() {
+				if err != nil || !equal(once.Elem().Interface(), p.Elem().Interface()) {
+					err = fmt.Errorf("in one pass %+v is read, else %+v, %w", once.Elem(), p.Elem(), err)
+					panic(err) // no guard may be missing there
+				}
+			}()
+		}
+	}
 	if err := scan(b.schema.root, payload); err != nil {
 		return p.Elem(), err
 	}

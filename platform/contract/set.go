@@ -94,7 +94,7 @@ func bindSet[E any](ctx context.Context, s Set[E], r Resolver, g guards) (*Codec
 		case err != nil:
 			return nil, fmt.Errorf("contract: look up %s: %w", b.subject, err)
 		default:
-			plans[b.id] = &plan[E]{bound: b, writer: b.schema.root}
+			plans[b.id] = &plan[E]{bound: b, writer: b.schema.root, straight: true}
 		}
 	}
 	if err := c.bindUpcasters(s, g); err != nil {

@@ -48,13 +48,20 @@ func Split[E, Old any](schema string, f func(Old) []E) Upcaster[E] {
 
 func retired[E, Old any](schema string) Upcaster[E] {
 	return Upcaster[E]{schema: schema, old: reflect.TypeFor[Old](), open: func(b *binding) reading[any] {
-		return func(r *avro.Reader) (any, error) {
-			p := new(Old)
-			b.dec.Decode(unsafe.Pointer(p), r)
-			if r.Error == nil && b.trim != nil {
-				b.trim(unsafe.Pointer(p))
-			}
-			return *p, r.Error
+		return reading[any]{
+			library: func(r *avro.Reader) (any, error) {
+				p := new(Old)
+				b.dec.Decode(unsafe.Pointer(p), r)
+				if r.Error == nil && b.trim != nil {
+					b.trim(unsafe.Pointer(p))
+				}
+				return *p, r.Error
+			},
+			straight: func(r *straightReader, payload []byte) (any, bool) {
+				p := new(Old)
+				ok := r.read(b.straight, unsafe.Pointer(p), payload)
+				return *p, ok
+			},
 		}
 	}}
 }
