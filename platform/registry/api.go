@@ -64,7 +64,13 @@ func newAPI(s *Server) http.Handler {
 	write("DELETE /contexts/{context}", (*call).deleteContext)
 	read("GET /v1/metadata/id", (*call).clusterID)
 	read("GET /v1/metadata/version", (*call).serverVersion)
-	read("GET /associations/resources/{namespace}/{topic}", func(*call) (any, *apiError) { return []string{}, nil })
+
+	read("GET /associations/subjects/{subject}", (*call).associationsOfSubject)
+	read("GET /associations/resources/{resource}", (*call).associationsOfID)
+	read("GET /associations/resources/{namespace}/{name}", (*call).associationsOfName)
+	write("POST /associations", (*call).createAssociations)
+	write("PUT /associations/resources/{resource}", (*call).updateAssociations)
+	write("DELETE /associations/resources/{resource}", (*call).deleteAssociations)
 
 	read("GET /schemas", (*call).schemas)
 	read("GET /schemas/ids/{id}", (*call).schemaByID)
@@ -83,6 +89,7 @@ func newAPI(s *Server) http.Handler {
 	read("GET /subjects/{subject}/versions/{version}", (*call).version)
 	write("DELETE /subjects/{subject}/versions/{version}", (*call).deleteVersion)
 	read("GET /subjects/{subject}/versions/{version}/schema", (*call).textOfVersion)
+	write("POST /subjects/{subject}/versions/{version}/tags", (*call).tags)
 	read("GET /subjects/{subject}/versions/{version}/referencedby", (*call).referencedBy)
 
 	read("POST /compatibility/subjects/{subject}/versions", (*call).compatible)

@@ -65,13 +65,16 @@ func (r *schemaRequest) verify(s *state, c *content, self place) (*contract.Sche
 		if x.Version < 1 {
 			return nil, refuse(codeInvalidSchema, "The reference %q to subject %q needs a version.", clip(x.Name), clip(x.Subject))
 		}
+		if target := qualify(c.context, x.Subject); s.stronglyAssociated(target) {
+			return nil, refuse(codeNotPermitted, "Subject '%s' has a strong association and cannot be referenced", clip(target))
+		}
 	}
 	texts, err := s.texts(c, c.context, self)
 	if err != nil {
 		return nil, refuse(codeInvalidSchema, "Invalid schema, details: %s", err)
 	}
 	off := s.configOf(self.subject).DisabledRules
-	importing := s.modeOf(self.subject) == modeImport
+	importing := takesIDs(s.modeOf(self.subject))
 	lenient := importing || slices.Contains(off, ruleDefault)
 	if r.checked == nil || r.checked.text != c.text || r.checked.lenient != lenient || !slices.Equal(r.checked.references, texts) {
 		r.checked = &checked{text: c.text, references: texts, lenient: lenient}
@@ -104,7 +107,7 @@ func (r *schemaRequest) prepare(s *state, subject string) *checked {
 	if err != nil {
 		return nil
 	}
-	return &checked{text: c.text, references: texts, lenient: s.modeOf(subject) == modeImport || slices.Contains(s.configOf(subject).DisabledRules, ruleDefault)}
+	return &checked{text: c.text, references: texts, lenient: takesIDs(s.modeOf(subject)) || slices.Contains(s.configOf(subject).DisabledRules, ruleDefault)}
 }
 
 // Our own rules beside those of contract.Compatible.
@@ -160,14 +163,13 @@ func (s *state) planRegister(subject string, r *schemaRequest) ([]record, *versi
 		return nil, v, err
 	}
 	mode := s.modeOf(subject)
+	importing := takesIDs(mode)
 	switch mode {
 	case modeReadOnly, modeOverride:
 		return nil, nil, refuse(codeNotPermitted, "Subject %s is in read-only mode", subject)
-	case modeForward:
-		return nil, nil, refuse(codeNotPermitted, "Subject %s is in forward mode: its writes belong to another registry", subject)
-	case modeImport:
+	case modeForward, modeImport:
 		if r.ID <= 0 {
-			return nil, nil, refuse(codeNotPermitted, "Subject %s is in import mode, a schema needs its id", subject)
+			return nil, nil, refuse(codeNotPermitted, "Subject %s is in %s mode, a schema needs the id that another registry gave it", subject, strings.ToLower(mode))
 		}
 	default:
 		if r.ID > 0 {
@@ -175,7 +177,7 @@ func (s *state) planRegister(subject string, r *schemaRequest) ([]record, *versi
 		}
 	}
 	live, all := s.live(subject, false), s.live(subject, true)
-	if mode != modeImport {
+	if !importing {
 		c, err = s.inherit(subject, r, c, live)
 		if err != nil {
 			return nil, nil, err
@@ -188,7 +190,7 @@ func (s *state) planRegister(subject string, r *schemaRequest) ([]record, *versi
 	if len(all) > 0 {
 		number = all[len(all)-1].number + 1
 	}
-	if mode == modeImport && r.Version > 0 {
+	if importing && r.Version > 0 {
 		number = r.Version
 	}
 	schema, err := r.verify(s, c, place{subject, number})
@@ -196,7 +198,7 @@ func (s *state) planRegister(subject string, r *schemaRequest) ([]record, *versi
 		return nil, nil, err
 	}
 	p := s.in(c.context)
-	if mode == modeImport {
+	if importing {
 		if there := s.at(place{subject, number}); there != nil && (there.content.hash != c.hash || there.content.id != r.ID) {
 			return nil, nil, refuse(codeNotPermitted, "Version %d of subject %s is another schema, with id %d", number, subject, there.content.id)
 		}
@@ -239,11 +241,11 @@ func (s *state) planDeleteVersion(subject string, number int32, permanent bool) 
 		return nil, 0, noSubject(subject)
 	}
 	v, err := s.versionOf(subject, number, true)
-	if number == latest {
-		v, err = s.versionOf(subject, latest, permanent)
-	}
 	if err != nil {
 		return nil, 0, err
+	}
+	if live := s.live(subject, false); !permanent && len(live) == 1 && live[0] == v && len(s.associationsFor(subject)) > 0 {
+		return nil, 0, noActiveVersion(subject)
 	}
 	if ids := s.referencedBy(subject, v.number, permanent); len(ids) > 0 {
 		return nil, 0, refuse(codeReferenced, "One or more references exist to the schema {subject=%s,version=%d}: ids %v.", subject, v.number, ids)
@@ -272,6 +274,9 @@ func (s *state) planDeleteSubject(subject string, permanent bool) ([]record, []i
 		return nil, nil, refuse(codeSubjectDeleted, "Subject '%s' was soft deleted.Set permanent=true to delete permanently", subject)
 	case permanent && len(live) > 0:
 		return nil, nil, refuse(codeSubjectNotDeleted, "Subject '%s' was not deleted first before being permanently deleted", subject)
+	}
+	if len(s.associationsFor(subject)) > 0 {
+		return nil, nil, refuse(codeSubjectAssociated, "An association already exists for subject '%s'", subject)
 	}
 	which := live
 	if permanent {
@@ -313,11 +318,15 @@ func (s *state) maxIDRecord(subject string) record {
 // writable refuses what changes a subject that its mode protects.
 func (s *state) writable(subject string) *apiError {
 	switch mode := s.modeOf(subject); mode {
-	case modeReadOnly, modeOverride, modeForward:
+	case modeReadOnly, modeOverride:
 		return refuse(codeNotPermitted, "Subject %s is in %s mode", subject, mode)
 	}
 	return nil
 }
+
+// takesIDs reports whether a mode is one in which schemas come with the ids that another registry gave them, and in no other way. IMPORT
+// is for moving in; FORWARD is for a registry that follows another one for good.
+func takesIDs(mode string) bool { return mode == modeImport || mode == modeForward }
 
 // levels are the compatibility levels: does the new schema read the old ones, do the old ones read the new one, and which old ones.
 var levels = map[string]struct{ backward, forward, all bool }{
@@ -441,7 +450,11 @@ func (s *state) planMode(subject, mode string, force, recursive bool) ([]record,
 	}
 	mode = strings.ToUpper(mode)
 	switch mode {
-	case modeReadWrite, modeReadOnly, modeForward:
+	case modeReadWrite, modeReadOnly:
+	case modeForward:
+		if subject != globalSubject {
+			return nil, refuse(codeInvalidMode, "FORWARD is a mode of all, not of a subject or a context")
+		}
 	case modeOverride:
 		if _, name := split(subject); name != "" {
 			return nil, refuse(codeInvalidMode, "READONLY_OVERRIDE is a mode of a context or of all")

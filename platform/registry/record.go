@@ -24,9 +24,10 @@ const (
 	// id that comes back would decode old events with a new schema. Other registries skip the key type.
 	keyMaxID = "MILLRACE_MAX_ID"
 	// keyRules is Millrace's own, too: which of its rules are off for a subject.
-	keyRules   = "MILLRACE_RULES"
-	keyContext = "CONTEXT"
-	tenant     = "default" // of CONTEXT records
+	keyRules       = "MILLRACE_RULES"
+	keyContext     = "CONTEXT"
+	keyAssociation = "ASSOC"
+	tenant         = "default" // of CONTEXT and ASSOC records
 )
 
 // The keys and values below are marshalled with their fields in exactly this order: compaction compares keys byte by byte.

@@ -43,7 +43,13 @@ const (
 	codeVersionNotDeleted  = 40407
 	codeNoSubjectLevel     = 40408
 	codeNoSubjectMode      = 40409
+	codeNoAssociation      = 40410
 	codeNoContext          = 404
+	codeResourceAssociated = 40903
+	codeSubjectAssociated  = 40904
+	codeSubjectStrong      = 40905
+	codeNoActiveVersion    = 40907
+	codeFrozen             = 40908
 	codeInvalidSchema      = 42201
 	codeInvalidVersion     = 42202
 	codeInvalidLevel       = 42203
@@ -55,6 +61,7 @@ const (
 	codeSchemaTooLarge     = 42209
 	codeInvalidRuleSet     = 42210
 	codeContextNotEmpty    = 42211
+	codeInvalidAssociation = 42212
 	codeStore              = 50001
 	codeTimeout            = 50002
 	codeForwarding         = 50003

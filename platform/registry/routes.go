@@ -18,6 +18,7 @@ type schemaAnswer struct {
 	Metadata   json.RawMessage `json:"metadata,omitempty"`
 	RuleSet    json.RawMessage `json:"ruleSet,omitempty"`
 	Schema     string          `json:"schema,omitempty"`
+	SchemaTags []schemaTags    `json:"schemaTags,omitempty"`
 	MaxID      int32           `json:"maxId,omitempty"`
 	Deleted    bool            `json:"deleted,omitempty"`
 }
@@ -32,9 +33,25 @@ func describeVersion(v *version) schemaAnswer {
 	return a
 }
 
-// formatted returns the answer in the form that the request asks for: with format=resolved the text stands alone. Other formats are
-// of other schema types.
+// formatted returns the answer in the form that the request asks for: with format=resolved the text stands alone, with
+// referenceFormat=qualified references name their contexts, with findTags=… what is tagged is listed. Other formats are of other schema
+// types.
 func (c *call) formatted(s *state, x *content, a schemaAnswer) (any, *apiError) {
+	// The client for Python writes the parameter in its own way.
+	if x.context != defaultContext && (c.query.Get("referenceFormat") == "qualified" || c.query.Get("reference_format") == "qualified") {
+		a.References = qualified(x.context, a.References)
+	}
+	if wanted := c.query["findTags"]; len(wanted) > 0 {
+		text, err := s.resolved(x)
+		if err != nil {
+			return nil, err
+		}
+		found, failure := tagsIn(text, wanted)
+		if failure != nil {
+			return nil, refuse(codeInvalidSchema, "The tags cannot be found: %s", failure)
+		}
+		a.SchemaTags = found
+	}
 	if strings.EqualFold(c.query.Get("format"), "resolved") && len(x.references) > 0 {
 		text, err := s.resolved(x)
 		if err != nil {
@@ -43,6 +60,13 @@ func (c *call) formatted(s *state, x *content, a schemaAnswer) (any, *apiError) 
 		a.Schema, a.References = text, nil
 	}
 	return a, nil
+}
+
+// registeredAnswer describes a version to who registered it.
+func registeredAnswer(v *version) any {
+	a := describe(v.content)
+	a.ID, a.Version, a.GUID = v.content.id, v.number, v.content.guid.String()
+	return a
 }
 
 type subjectVersion struct {
@@ -338,15 +362,10 @@ func (c *call) register() (any, *apiError) {
 		return nil, err
 	}
 	subject := c.subject()
-	registered := func(v *version) any {
-		a := describe(v.content)
-		a.ID, a.Version, a.GUID = v.content.id, v.number, v.content.guid.String()
-		return a
-	}
 	known, err := c.s.read(func(s *state) (any, *apiError) {
 		v, _, err := s.known(subject, &r)
 		if v != nil {
-			return registered(v), nil
+			return registeredAnswer(v), nil
 		}
 		r.checked = r.prepare(s, subject)
 		return nil, err
@@ -362,7 +381,7 @@ func (c *call) register() (any, *apiError) {
 		if err != nil {
 			return nil, nil, err
 		}
-		return records, registered(v), nil
+		return records, registeredAnswer(v), nil
 	})
 }
 

@@ -73,17 +73,18 @@ type state struct {
 	configs  map[string]config   // by scope: a subject, a context, or globalSubject
 	rules    map[string][]string // by scope: which of our own rules are off
 	modes    map[string]string   // by scope
+	assocs   map[assocKey]assocValue
 }
 
 func newState() *state {
 	return &state{subjects: map[string][]*version{}, spaces: map[string]*space{}, byGUID: map[guid][]*content{}, contexts: map[string]bool{},
-		configs: map[string]config{}, rules: map[string][]string{}, modes: map[string]string{}}
+		configs: map[string]config{}, rules: map[string][]string{}, modes: map[string]string{}, assocs: map[assocKey]assocValue{}}
 }
 
 // clone returns a state that can go another way.
 func (s *state) clone() *state {
 	n := &state{subjects: make(map[string][]*version, len(s.subjects)), spaces: map[string]*space{}, byGUID: make(map[guid][]*content, len(s.byGUID)),
-		contexts: maps.Clone(s.contexts), configs: maps.Clone(s.configs), rules: maps.Clone(s.rules), modes: maps.Clone(s.modes)}
+		contexts: maps.Clone(s.contexts), configs: maps.Clone(s.configs), rules: maps.Clone(s.rules), modes: maps.Clone(s.modes), assocs: maps.Clone(s.assocs)}
 	contents := map[*content]*content{}
 	for subject, versions := range s.subjects {
 		list := make([]*version, len(versions))
@@ -177,6 +178,8 @@ func (s *state) apply(key, value []byte) error {
 			return errors.Join(errors.New("the mode is not understood"), err)
 		}
 		s.modes[subject] = v.Mode
+	case keyAssociation:
+		return s.applyAssociation(key, value)
 	case keyDeleteSubject:
 		if value == nil {
 			return nil
@@ -348,9 +351,9 @@ func (f filter) takes(v *version) bool {
 	return f.deleted || !v.deleted
 }
 
-// versionOf returns one version; number 0 is the newest that is not deleted.
+// versionOf returns one version; number 0 is the newest that is not deleted, even where deleted ones count.
 func (s *state) versionOf(subject string, number int32, deleted bool) (*version, *apiError) {
-	versions := s.live(subject, deleted)
+	versions := s.live(subject, deleted && number != latest)
 	if len(versions) == 0 {
 		return nil, noSubject(subject)
 	}

@@ -469,6 +469,7 @@ func TestPoisonedRecords(t *testing.T) {
 		{`{"keytype":"SCHEMA","subject":"s","version":2}`, `{"id":4000000000,"schema":"\"int\""}`},
 		{`{"keytype":"SCHEMA","subject":"s","version":2}`, `{"id":1,"schema":"\"int\""}`},
 		{`{"keytype":"CONFIG","subject":null}`, `7`}, {`{"keytype":"MODE","subject":null}`, `{}`},
+		{`{"keytype":"ASSOC","tenant":"default"}`, `{}`}, {`{"keytype":"ASSOC","resourceName":"n","resourceNamespace":"x","resourceType":"topic","associationType":"value","subject":"s"}`, `{}`},
 		{`{"keytype":"DELETE_SUBJECT","subject":"s"}`, `"x"`}, {`{"keytype":"MILLRACE_MAX_ID"}`, `[]`},
 	} {
 		if err := l.s.apply([]byte(r.key), []byte(r.value)); err == nil {
@@ -501,6 +502,9 @@ func dump(s *state) []string {
 	}
 	for name, m := range s.modes {
 		out = append(out, fmt.Sprintf("mode %s/%s", name, m))
+	}
+	for _, a := range s.assocs {
+		out = append(out, fmt.Sprintf("association %s/%s/%s %s %s %s %v %s", a.Resource, a.Namespace, a.Name, a.Type, a.Subject, a.Lifecycle, a.Frozen, a.GUID))
 	}
 	sort.Strings(out)
 	return out
@@ -599,6 +603,7 @@ func FuzzApply(f *testing.F) {
 	f.Add([]byte(`{"keytype":"DELETE_SUBJECT","subject":"s","magic":0}`), []byte(`{"subject":"s","version":1}`))
 	f.Add([]byte(`{"keytype":"CONFIG","subject":null,"magic":0}`), []byte(`{"compatibilityLevel":"NOPE"}`))
 	f.Add([]byte(`{"keytype":"MODE","subject":"s","magic":0}`), []byte(`{"mode":"IMPORT"}`))
+	f.Add([]byte(`{"keytype":"ASSOC","tenant":"default","resourceName":"n","resourceNamespace":"x","resourceType":"topic","associationType":"value","subject":"s","magic":0}`), []byte(`{"resourceId":"i","lifecycle":"WEAK"}`))
 	f.Fuzz(func(t *testing.T, key, value []byte) {
 		s := newState()
 		for _, r := range []record{{[]byte(`{"keytype":"SCHEMA","subject":"s","version":1,"magic":1}`), []byte(`{"id":1,"schema":"\"int\""}`)}, {key, value}, {key, nil}, {key, value}} {

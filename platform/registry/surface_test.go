@@ -338,7 +338,11 @@ func TestImport(t *testing.T) {
 		{"PUT", "/mode", `{"mode":"IMPORT"}`, 422, `42205`},
 		{"PUT", "/mode?force=true", `{"mode":"IMPORT"}`, 200, `IMPORT`},
 		{"PUT", "/mode", `{"mode":"FORWARD"}`, 200, `FORWARD`},
-		{"POST", "/subjects/new/versions", body(`"bytes"`), 422, `42205`},
+		{"POST", "/subjects/new/versions", body(`"bytes"`), 422, `forward mode, a schema needs the id`},
+		{"POST", "/subjects/new/versions", at(`"bytes"`, 90, 7), 200, `"id":90,"version":7`}, // what another registry has accepted
+		{"PUT", "/config/new", `{"compatibility":"NONE"}`, 200, `NONE`},
+		{"PUT", "/mode/new", `{"mode":"FORWARD"}`, 422, `42204`},
+		{"PUT", "/mode/%3A.c%3A", `{"mode":"FORWARD"}`, 422, `42204`},
 		{"PUT", "/mode/new", `{"mode":"READONLY_OVERRIDE"}`, 422, `42204`},
 		{"DELETE", "/mode", "", 200, `FORWARD`},
 	})
