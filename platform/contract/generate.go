@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"unicode"
 
@@ -33,6 +34,9 @@ type Settings struct {
 	Topic  string   `yaml:"topic"`  // carries the events of the folder
 	Levels []Level  `yaml:"levels"` // what a change must keep, by subject; the first that fits counts, without one WIRE_FULL_TRANSITIVE
 	Allow  []Exempt `yaml:"allow"`  // findings of the gate that are meant
+
+	References []Reference `yaml:"references"` // types of other subjects that the schemas use, each before those that use it
+	Key        string      `yaml:"key"`        // text of the schema of the records' keys, "" = a plain string: the stream's id
 }
 
 // A Level says what changes of the subjects must keep: see package gate.
@@ -76,8 +80,16 @@ func ParseSettings(path string, text []byte) (Settings, error) {
 	if !topicName.MatchString(s.Topic) {
 		return s, ErrGenerate.Because("%s: %q is not the name of a topic", path, s.Topic).WithFix("write %s with a line like: topic: orders.events", path)
 	}
+	if s.Key != "" {
+		if _, err := Parse(s.Key); err != nil {
+			return s, ErrGenerate.Because("%s: key", path).Wrap(err)
+		}
+	}
 	return s, nil
 }
+
+// KeySubject returns the subject of the schema of a topic's keys.
+func KeySubject(topic string) string { return topic + "-key" }
 
 // Generate reads the contracts.yaml and the .avsc files of one folder, each an event named as its file, and returns the Go code to be
 // committed beside them: file name → content. The same folder gives the same bytes. The code has a struct for each record, the
@@ -92,7 +104,14 @@ func Generate(dir string) (map[string][]byte, error) {
 	if err != nil || len(files) == 0 {
 		return nil, ErrGenerate.Because("%s has no .avsc files", dir).Wrap(err)
 	}
-	g := &generator{topic: settings.Topic, types: map[string]*node{}, idents: map[string]string{}, names: map[*node]string{}}
+	references, err := ReadReferences(os.DirFS(dir), settings)
+	if err == nil {
+		err = references.Err()
+	}
+	if err != nil {
+		return nil, err
+	}
+	g := &generator{topic: settings.Topic, references: references, whole: map[string]string{}, types: map[string]*node{}, idents: map[string]string{}, names: map[*node]string{}}
 	for _, reserved := range []string{"Topic", "Event", "Contract", "upcasters"} {
 		g.idents[reserved] = "the generated code itself"
 	}
@@ -133,30 +152,38 @@ type generator struct {
 	namespace string
 	events    []*node
 	files     []string
-	path      string            // of the file that is read
-	types     map[string]*node  // by full name
-	order     []*node           // types in the order of their first use
-	retired   []*node           // not written any more
-	prefix    string            // of the Go names of the types inside a retired one
-	names     map[*node]string  // Go names, where they are not the short name
-	upcasts   bool              // there is a variable upcasters
-	idents    map[string]string // package-level identifier → what has it
-	needs     struct{ time, big bool }
+	path      string           // of the file that is read
+	types     map[string]*node // by full name
+	order     []*node          // types in the order of their first use
+	retired   []*node          // not written any more
+	prefix    string           // of the Go names of the types inside a retired one
+	names     map[*node]string // Go names, where they are not the short name
+	upcasts   bool             // there is a variable upcasters
+
+	references References
+	whole      map[string]string // the texts of files that refer to types of other subjects, with those in them, by the file below the folder
+
+	idents map[string]string // package-level identifier → what has it
+	needs  struct{ time, big bool }
 }
 
 func (g *generator) fail(n *node, format string, args ...any) error {
 	return ErrGenerate.Because("%s#%s: %s", g.path, n.pointer, fmt.Sprintf(format, args...))
 }
 
-func (g *generator) parse(path string) (*node, error) {
+// parse reads one file; name is how it is embedded.
+func (g *generator) parse(path, name string) (*node, error) {
 	g.path = path
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return nil, ErrGenerate.Wrap(err)
 	}
-	schema, err := Parse(string(text))
+	schema, used, err := g.references.Parse(string(text))
 	if err != nil {
 		return nil, ErrGenerate.Because("%s", path).Wrap(err)
+	}
+	if len(used) > 0 {
+		g.whole[name] = schema.Text()
 	}
 	return schema.root, nil
 }
@@ -164,7 +191,7 @@ func (g *generator) parse(path string) (*node, error) {
 // addRetired reads a type that is not written any more. The types inside it may be others than those of the same name today, so their Go
 // names begin with its own.
 func (g *generator) addRetired(path string) error {
-	n, err := g.parse(path)
+	n, err := g.parse(path, retiredDir+"/"+filepath.Base(path))
 	if err != nil {
 		return err
 	}
@@ -198,7 +225,7 @@ func (g *generator) ident(n *node) string {
 }
 
 func (g *generator) add(path string) error {
-	n, err := g.parse(path)
+	n, err := g.parse(path, filepath.Base(path))
 	if err != nil {
 		return err
 	}
@@ -239,7 +266,7 @@ func (g *generator) collect(n *node) error {
 	switch n.kind {
 	case kindRecord, kindEnum:
 		if other := g.types[n.name]; other != nil {
-			if other != n {
+			if other != n && !g.references.Defines(n.name) { // which is one text, whoever uses it
 				return g.fail(n, "%s is defined in another file too", n.name)
 			}
 			return nil
@@ -352,7 +379,10 @@ func (g *generator) code() []byte {
 	parts := strings.Split(g.namespace, ".")
 	pkg := strings.ReplaceAll(strings.Join(parts[max(len(parts)-2, 0):], ""), "_", "")
 	fmt.Fprintf(&b, "// Code generated by millrace contract generate; DO NOT EDIT.\n\n")
-	fmt.Fprintf(&b, "// Package %s holds the events of the topic %s, namespace %s.\npackage %s\n\nimport (\n\t_ \"embed\" // the schemas\n", pkg, g.topic, g.namespace, pkg)
+	fmt.Fprintf(&b, "// Package %s holds the events of the topic %s, namespace %s.\npackage %s\n\nimport (\n", pkg, g.topic, g.namespace, pkg)
+	if len(g.whole) < len(g.events)+len(g.retired) {
+		b.WriteString("\t_ \"embed\" // the schemas\n")
+	}
 	if g.needs.big {
 		b.WriteString("\t\"math/big\"\n")
 	}
@@ -376,10 +406,10 @@ func (g *generator) code() []byte {
 	}
 	b.WriteString("}\n\n")
 	for i := range g.events {
-		fmt.Fprintf(&b, "//go:embed %s\nvar %sSchema string\n\n", g.files[i], lowerFirst(names[i]))
+		g.text(&b, g.files[i], names[i])
 	}
 	for _, n := range g.retired {
-		fmt.Fprintf(&b, "//go:embed %s/%s.avsc\nvar %sSchema string\n\n", retiredDir, n.name, lowerFirst(shortName(n.name)))
+		g.text(&b, retiredDir+"/"+n.name+".avsc", shortName(n.name))
 	}
 	isEvent := map[*node]bool{}
 	for _, n := range g.events {
@@ -396,6 +426,22 @@ func (g *generator) code() []byte {
 		}
 	}
 	return b.Bytes()
+}
+
+// text writes the variable with the text of an event's schema: the file, or, if it refers to others, all of them in one.
+func (g *generator) text(b *bytes.Buffer, file, name string) {
+	if whole, ok := g.whole[file]; ok {
+		fmt.Fprintf(b, "// %sSchema is %s with the types that it refers to.\nconst %sSchema = %s\n\n", lowerFirst(name), file, lowerFirst(name), quoteRaw(whole))
+		return
+	}
+	fmt.Fprintf(b, "//go:embed %s\nvar %sSchema string\n\n", file, lowerFirst(name))
+}
+
+func quoteRaw(s string) string {
+	if strconv.CanBackquote(s) {
+		return "`" + s + "`"
+	}
+	return strconv.Quote(s)
 }
 
 func (g *generator) record(b *bytes.Buffer, n *node) {

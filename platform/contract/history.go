@@ -172,6 +172,13 @@ func PlanRelease(dir string) (map[string][]byte, error) {
 		return nil, err
 	}
 	folder := os.DirFS(dir)
+	references, err := ReadReferences(folder, settings)
+	if err == nil {
+		err = references.Err()
+	}
+	if err != nil {
+		return nil, err
+	}
 	history, err := ReadHistory(folder)
 	if err != nil {
 		return nil, err
@@ -194,7 +201,7 @@ func PlanRelease(dir string) (map[string][]byte, error) {
 		if err != nil {
 			return nil, ErrGenerate.Wrap(err)
 		}
-		schema, err := Parse(string(text))
+		schema, _, err := references.Parse(string(text))
 		if err != nil {
 			return nil, ErrGenerate.Because("%s", file).Wrap(err)
 		}
@@ -202,7 +209,7 @@ func PlanRelease(dir string) (map[string][]byte, error) {
 		if name != strings.TrimSuffix(filepath.Base(file), ".avsc") {
 			return nil, ErrGenerate.Because("%s holds %s", file, name).WithFix("rename the file to %s.avsc", name)
 		}
-		if last[name].Text == string(text) {
+		if last[name].Text == schema.Text() {
 			continue
 		}
 		seed := sha256.Sum256([]byte(SubjectName(settings.Topic, name)))
@@ -220,8 +227,8 @@ func PlanRelease(dir string) (map[string][]byte, error) {
 		}
 		base := path.Join(name, strconv.Itoa(last[name].Number+1))
 		digits := []byte(hex.EncodeToString(payload) + "\n")
-		plan[path.Join(historyDir, base+".avsc")], plan[path.Join(historyDir, base+".payload")], plan[path.Join(historyDir, base+".json")] = text, digits, want
-		lines = fmt.Appendf(lines, "%s  %s\n%s  %s\n", sum(text), base+".avsc", sum(digits), base+".payload")
+		plan[path.Join(historyDir, base+".avsc")], plan[path.Join(historyDir, base+".payload")], plan[path.Join(historyDir, base+".json")] = []byte(schema.Text()), digits, want
+		lines = fmt.Appendf(lines, "%s  %s\n%s  %s\n", sum([]byte(schema.Text())), base+".avsc", sum(digits), base+".payload")
 	}
 	if len(plan) > 0 {
 		plan[path.Join(historyDir, sumsFile)] = lines

@@ -57,44 +57,56 @@ func (s *Schema) Recursive() bool { return s.recursive }
 // alone. Each of references may use those before it; a type that is defined twice is an ErrSchema. Without references the text is
 // returned as it is.
 func Inline(text string, references ...string) (string, error) {
+	whole, _, err := inline(text, references)
+	return whole, err
+}
+
+// inline is Inline, and returns the names of the types that it wrote into the text, too.
+func inline(text string, references []string) (whole string, used []string, err error) {
 	if len(text) > MaxSchemaBytes {
-		return "", ErrSchema.Because("it has %d bytes, at most %d are allowed", len(text), MaxSchemaBytes)
+		return "", nil, ErrSchema.Because("it has %d bytes, at most %d are allowed", len(text), MaxSchemaBytes)
 	}
 	if len(references) == 0 {
-		return text, nil
+		return text, nil, nil
 	}
 	w := &textWriter{foreign: map[string]definition{}, done: map[string]bool{}}
 	total := len(text)
 	for i, reference := range references {
 		if total += len(reference); len(reference) > MaxSchemaBytes || total > maxInlineBytes {
-			return "", ErrSchema.Because("it and its references have more than %d bytes", maxInlineBytes)
+			return "", nil, ErrSchema.Because("it and its references have more than %d bytes", maxInlineBytes)
 		}
 		v, err := parseJSON(reference)
 		if err != nil {
-			return "", ErrSchema.Because("reference %d", i+1).Wrap(err)
+			return "", nil, ErrSchema.Because("reference %d", i+1).Wrap(err)
 		}
 		if err := w.collect(v, ""); err != nil {
-			return "", err
+			return "", nil, err
 		}
 	}
 	v, err := parseJSON(text)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	own := &textWriter{foreign: map[string]definition{}, done: map[string]bool{}}
 	if err := own.collect(v, ""); err != nil {
-		return "", err
+		return "", nil, err
 	}
 	for name := range own.foreign {
 		if _, twice := w.foreign[name]; twice {
-			return "", ErrSchema.Because("%q is defined in the text and in a reference", clip(name))
+			return "", nil, ErrSchema.Because("%q is defined in the text and in a reference", clip(name))
 		}
 	}
 	w.write(v, "", "")
 	if w.b.Len() > MaxSchemaBytes {
-		return "", ErrSchema.Because("with its references it has %d bytes, at most %d are allowed", w.b.Len(), MaxSchemaBytes)
+		return "", nil, ErrSchema.Because("with its references it has %d bytes, at most %d are allowed", w.b.Len(), MaxSchemaBytes)
 	}
-	return w.b.String(), nil
+	for name := range w.done {
+		if _, ok := w.foreign[name]; ok {
+			used = append(used, name)
+		}
+	}
+	slices.Sort(used)
+	return w.b.String(), used, nil
 }
 
 // maxInlineBytes bounds a text together with all its references, also those parts that it does not use.

@@ -47,11 +47,22 @@ type Old struct {
 	Topic    string               // "" = not known
 	Versions map[string][]Version // by full record name, oldest first
 	Where    string               // for messages, e.g. git#branch=main
+	Pins     []Pin                // what the schemas referred to
+	Key      *string              // text of the schema of the records' keys, "" = a plain string; nil = not known
+}
+
+// A Pin is a version of a type of another subject, as it is elsewhere.
+type Pin struct {
+	contract.Reference
+	Text string // "" = there is no such version
 }
 
 // OldOf returns what a folder read from elsewhere holds: of each type the released versions, then its text if that is another.
 func OldOf(d Folder, where string) (Old, error) {
-	old := Old{Topic: d.Settings.Topic, Versions: map[string][]Version{}, Where: where}
+	old := Old{Topic: d.Settings.Topic, Versions: map[string][]Version{}, Where: where, Key: &d.Settings.Key}
+	for i, r := range d.Pinned.Pins {
+		old.Pins = append(old.Pins, Pin{r, d.Pinned.Texts[i]})
+	}
 	texts := map[string]string{}
 	for _, r := range d.History {
 		s, err := contract.Parse(r.Text)
@@ -62,7 +73,7 @@ func OldOf(d Folder, where string) (Old, error) {
 		texts[r.Name] = r.Text
 	}
 	for _, f := range d.Files {
-		if texts[f.Schema.Name()] != f.Text {
+		if texts[f.Schema.Name()] != f.Schema.Text() {
 			old.Versions[f.Schema.Name()] = append(old.Versions[f.Schema.Name()], Version{where, f.Schema})
 		}
 	}
@@ -85,7 +96,9 @@ func Breaking(d Folder, old Old, level string, seed uint64) ([]Finding, error) {
 			byName[name] = f
 		}
 	}
-	settings := File{Path: d.Shown + "/contracts.yaml", Subject: d.Settings.Topic}
+	settings := File{Path: d.settings.Path, Subject: d.Settings.Topic}
+	found = append(found, d.pins(old)...)
+	found = append(found, d.key(old)...)
 	if old.Topic != "" && old.Topic != d.Settings.Topic {
 		f := settings.at("SUBJECT_STRATEGY_CHANGED", Error, "", fmt.Sprintf("the topic was %s and is %s: its subjects, its events and all readers are elsewhere", old.Topic, d.Settings.Topic))
 		f.Against, f.Fix = old.Where, "keep the topic; another one is a new context"

@@ -21,14 +21,17 @@ type Folder struct {
 	Files    []File
 	Retired  []File
 	History  []contract.Release
-	broken   []Finding // files that hold no schema
+	Pinned   contract.References // types of other subjects that the schemas use
+	settings File                // contracts.yaml
+	broken   []Finding           // files that hold no schema, and pins that lead nowhere
 }
 
 // A File is one schema.
 type File struct {
 	Path    string // as the user would name it
 	Text    string
-	Schema  *contract.Schema
+	Schema  *contract.Schema // with all that it refers to
+	Uses    []contract.Reference
 	Subject string
 }
 
@@ -40,7 +43,7 @@ func Read(root fs.FS, shown string) ([]Folder, error) {
 		if err != nil {
 			return err
 		}
-		if d.IsDir() && p != "." && (strings.HasPrefix(d.Name(), ".") || d.Name() == "history" || d.Name() == "retired") {
+		if d.IsDir() && p != "." && (strings.HasPrefix(d.Name(), ".") || d.Name() == "history" || d.Name() == "retired" || d.Name() == "references") {
 			return fs.SkipDir
 		}
 		if d.IsDir() || d.Name() != "contracts.yaml" {
@@ -72,6 +75,7 @@ func readFolder(root fs.FS, p, shown string) (Folder, error) {
 		return d, err
 	}
 	settings := path.Join(d.Shown, "contracts.yaml")
+	d.settings = File{Path: settings, Text: string(text)}
 	if d.Settings, err = contract.ParseSettings(settings, text); err != nil {
 		return d, err
 	}
@@ -84,6 +88,19 @@ func readFolder(root fs.FS, p, shown string) (Folder, error) {
 		if Explain(e.Rule) == "" || strings.TrimSpace(e.Reason) == "" {
 			return d, ErrInput.Because("%s: allow: %q needs the name of a rule and a reason", settings, e.Rule)
 		}
+	}
+	d.settings.Subject = d.Settings.Topic
+	if d.Pinned, err = contract.ReadReferences(below, d.Settings); err != nil {
+		return d, err
+	}
+	for _, fault := range d.Pinned.Faults {
+		rule, fix := "REFERENCE_UNRESOLVED", "copy the text of the pinned version there, and put references before those that use them"
+		if fault.Unpinned {
+			rule, fix = "REFERENCE_UNPINNED", "add it to references of contracts.yaml: {name, subject, version}"
+		}
+		f := d.inSettings(rule, fault.Name, fault.Reason)
+		f.Name, f.Fix = fault.Name, fix
+		d.broken = append(d.broken, f)
 	}
 	if d.Files, err = d.read(below, "*.avsc"); err != nil {
 		return d, err
@@ -107,7 +124,7 @@ func (d *Folder) read(below fs.FS, pattern string) ([]File, error) {
 			return nil, err
 		}
 		f := File{Path: path.Join(d.Shown, name), Text: string(text)}
-		if f.Schema, err = contract.Parse(f.Text); err != nil {
+		if f.Schema, f.Uses, err = d.Pinned.Parse(f.Text); err != nil {
 			f.Subject = contract.SubjectName(d.Settings.Topic, strings.TrimSuffix(path.Base(name), ".avsc"))
 			pointer, e := "", fault.From(err)
 			if e != nil && len(e.Fields) > 0 {
@@ -124,6 +141,21 @@ func (d *Folder) read(below fs.FS, pattern string) ([]File, error) {
 		files = append(files, f)
 	}
 	return files, nil
+}
+
+// inSettings returns an error in contracts.yaml, at the place where a text stands.
+func (d *Folder) inSettings(rule, text, message string) Finding {
+	f := Finding{Rule: rule, Severity: Error, File: d.settings.Path, Line: 1, Col: 1, Subject: d.settings.Subject, Message: message}
+	if at := strings.Index(d.settings.Text, text); at >= 0 {
+		f.Line, f.Col = place(d.settings.Text, at)
+	}
+	return f
+}
+
+// place returns line and column of an offset.
+func place(text string, at int) (line, col int) {
+	before := text[:at]
+	return strings.Count(before, "\n") + 1, utf8.RuneCountInString(before[strings.LastIndexByte(before, '\n')+1:]) + 1
 }
 
 // locate returns line and column of the value at a JSON pointer, of the nearest value around it if there is none.
@@ -174,9 +206,7 @@ func locate(text, pointer string) (line, col int) {
 		return err == nil
 	}
 	walk(0)
-	best = min(best, len(text))
-	before := text[:best]
-	return strings.Count(before, "\n") + 1, utf8.RuneCountInString(before[strings.LastIndexByte(before, '\n')+1:]) + 1
+	return place(text, min(best, len(text)))
 }
 
 // sortedNames returns the names of types in their order.

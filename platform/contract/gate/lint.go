@@ -37,7 +37,7 @@ func Lint(folders []Folder) []Finding {
 	for _, d := range folders {
 		found := slices.Clone(d.broken)
 		for _, f := range d.Files {
-			l := linter{file: f, root: f.Schema.Shape(), seen: map[*contract.Shape]bool{}}
+			l := linter{file: f, pinned: d.Pinned, root: f.Schema.Shape(), seen: map[*contract.Shape]bool{}}
 			l.top()
 			l.shape(l.root)
 			for _, name := range sortedNames(l.defined) {
@@ -56,6 +56,7 @@ func Lint(folders []Folder) []Finding {
 
 type linter struct {
 	file    File
+	pinned  contract.References
 	root    *contract.Shape
 	seen    map[*contract.Shape]bool
 	defined map[string]string // name → pointer
@@ -109,6 +110,9 @@ func (l *linter) shape(n *contract.Shape) {
 		return
 	}
 	l.seen[n] = true
+	if l.pinned.Defines(n.Name) {
+		return // it is looked at where it is defined
+	}
 	if n.Name != "" {
 		if l.defined == nil {
 			l.defined = map[string]string{}

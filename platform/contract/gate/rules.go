@@ -30,6 +30,8 @@ var rules = map[string]string{
 	"TIME_LOGICAL":         "Times are timestamp-micros in UTC: plain numbers have no unit, texts no order, local times no place.",
 	"ID_TYPE":              "Ids are strings or uuids: numbers from one database are not unique in the next.",
 	"PROPERTY_MISSING":     "Every event says its owner and retention, every field whether it holds personal data (pii): erasure and access rest on it.",
+	"REFERENCE_UNRESOLVED": "What contracts.yaml pins is not in the folder references, or is no schema of that type: the copy there is what events are checked, registered and generated with.",
+	"REFERENCE_UNPINNED":   "A type of another subject is used in one version, and contracts.yaml says which: name, subject and version. Otherwise nobody knows what to compare it with.",
 	"TYPE_DEFINED_TWICE":   "One definition of a named type per repository: two drift apart.",
 
 	"FIELD_REMOVED_NO_DEFAULT":          "Programs with an older schema need the field, for it has no default there. Keep it, or give fields defaults from the start.",
@@ -54,6 +56,8 @@ var rules = map[string]string{
 	"TAG_PII_REMOVED":                   "The stored values are personal data whatever the schema says now.",
 	"DELETED_EVENT_TYPE":                "The type's events are in the log for ever. Keep it, or retire it: its .avsc in retired/ and an upcaster.",
 	"SUBJECT_STRATEGY_CHANGED":          "Another topic means other subjects and another log; readers of the old one see nothing new.",
+	"REFERENCE_VERSION_CHANGED":         "A type that events refer to is pinned to another version, or its copy is not that version any more: every event that uses it changes with it, and so do the Go types. Look at what breaking says about those events, then allow the finding with a reason. Versions of a subject never change, so a copy that differs from its version is never right.",
+	"KEY_SCHEMA_CHANGED":                "The key of a record decides its partition, and a changed schema changes the bytes of every key, its id in front of them included, even where it is compatible: the events of one stream would lie in two partitions, and their order would be lost. Write to another topic.",
 	"SIMULATION_FAILED":                 "Random data of one version could not be read with another through the real codec, although the rules allow the change.",
 	"SOURCE_FIELD_RENAMED":              "At level SOURCE programs that use the generated Go type must compile.",
 	"SOURCE_TYPE_CHANGED":               "At level SOURCE programs that use the generated Go type must compile.",
