@@ -25,6 +25,9 @@ var (
 	ErrTooLarge       = fault.New(fault.TooLarge, "command_too_large", "the events of this command do not fit in one write")
 	ErrOverloaded     = fault.New(fault.Unavailable, "overloaded", "too many commands are waiting")
 	ErrUnavailable    = fault.New(fault.Unavailable, "partition_unavailable", "the stream's partition takes no commands at the moment")
+	ErrElsewhere      = fault.New(fault.Unavailable, "not_owner", "another instance decides the commands of this stream")
+	ErrGone           = fault.New(fault.Unavailable, "owner_gone", "nobody listens at the address of the stream's owner")
+	ErrMoved          = fault.New(fault.Unknown, "owner_changed", "another instance took the stream's partition before the outcome of the command was known")
 	ErrOutcome        = fault.New(fault.Unknown, "outcome_unknown", "the outcome of the command is not known yet")
 	ErrDecider        = fault.New(fault.Internal, "decider_failed", "the decider failed")
 	ErrStore          = fault.New(fault.Internal, "stream_store", "the stream store and the log do not fit together")
@@ -36,6 +39,7 @@ type Command[C any] struct {
 	ID      string // the idempotency key: a command takes effect at most once under it, for ever
 	Payload C
 	Expect  *es.Version // the version the stream must have; nil = decide on the latest, 0 = the stream must be new
+	Repeat  bool        // an earlier attempt for the same caller may have taken effect: that is no replay to him
 	Meta    es.Meta     // CommandID, CommandHash and Time are filled in by the engine where empty
 }
 

@@ -24,6 +24,7 @@ type Config struct {
 	Identity eventlog.Identity
 	Marks    eventlog.Marks
 	Source   string // ce_source of the events, e.g. "/shop/orders"
+	Group    string // the consumer group of the instances that share the partitions; "" = this one wants all of them
 	Logger   *slog.Logger
 
 	Queue        int           // commands that wait for one partition before more are refused; default 4096
@@ -63,35 +64,45 @@ type Engine[S, C, E any] struct {
 	events     *eventlog.Events[E]
 	partitions []*partition[S, C, E]
 	storing    *storer
+	following  *follower[S, C, E]
 	batches    sync.Pool      // of *batch[S, C]
 	requests   sync.Pool      // of *request[C]
 	scans      sync.WaitGroup // looks through the store, which must end before it is closed
 	running    atomic.Bool
-	stopped    chan struct{}
+	stopping   chan struct{} // closed when Run is asked to end
+	stopped    chan struct{} // closed when it has
+	leave      sync.Once
+	leaving    chan struct{} // closed to leave the group
+	left       chan struct{} // closed when it was left
 }
 
-// New returns an Engine that owns every partition of the topic once Run has claimed them.
+// New returns an Engine for the partitions of the topic; it decides nothing before Run.
 func New[S, C, E any](cfg Config, d es.Decider[S, C, E], codec *contract.Codec[E]) *Engine[S, C, E] {
 	cfg.setDefaults()
 	if most := cfg.Topic.MaxBytes; most > 0 {
 		cfg.BatchBytes = min(cfg.BatchBytes, most)
 	}
 	e := &Engine[S, C, E]{
-		cfg:     cfg,
-		decider: d,
-		codec:   codec,
-		events:  eventlog.NewEvents(codec, cfg.Source),
-		storing: newStorer(cfg.Store, cfg.Logger),
-		stopped: make(chan struct{}),
+		cfg:      cfg,
+		decider:  d,
+		codec:    codec,
+		events:   eventlog.NewEvents(codec, cfg.Source),
+		storing:  newStorer(cfg.Store, cfg.Logger),
+		stopping: make(chan struct{}),
+		stopped:  make(chan struct{}),
+		leaving:  make(chan struct{}),
+		left:     make(chan struct{}),
 	}
+	e.following = newFollower(e)
 	for id := range cfg.Topic.Partitions {
 		e.partitions = append(e.partitions, newPartition(e, id))
 	}
 	return e
 }
 
-// Run claims the partitions and decides commands until ctx ends; then it drains what was admitted, gives the partitions up and
-// returns nil. It returns an error if the stream store fails or does not fit the log. It may be called once.
+// Run claims the partitions that this process should own, follows the others, and decides commands until ctx ends; then it drains what
+// was admitted, gives the partitions up and returns nil. It returns an error if the stream store fails or does not fit the log. It may be
+// called once.
 func (e *Engine[S, C, E]) Run(ctx context.Context) error {
 	if e.running.Swap(true) {
 		return errors.New("command: Run called twice")
@@ -100,7 +111,10 @@ func (e *Engine[S, C, E]) Run(ctx context.Context) error {
 	// The storer outlives the partitions: what they append while draining must still be written.
 	storing := make(chan error, 1)
 	g, ctx := errgroup.WithContext(ctx)
+	context.AfterFunc(ctx, func() { close(e.stopping) })
 	go func() { storing <- e.storing.run() }()
+	g.Go(func() error { return e.following.run(ctx) })
+	g.Go(func() error { return e.place(ctx) })
 	for _, p := range e.partitions {
 		g.Go(func() error { return p.run(ctx) })
 	}
@@ -121,14 +135,28 @@ func (e *Engine[S, C, E]) Run(ctx context.Context) error {
 	return err
 }
 
-// Ready reports whether every partition takes commands.
+// Ready reports whether every partition takes commands: here, or at an owner that is known while this process keeps up with it.
 func (e *Engine[S, C, E]) Ready() bool {
 	for _, p := range e.partitions {
-		if !p.serving.Load() {
+		if p.serving.Load() {
+			continue
+		}
+		if r := p.route.get(); r.Here || r.Owner == (eventlog.Identity{}) || !p.warm.is() {
 			return false
 		}
 	}
 	return true
+}
+
+// Serves returns how many partitions this process owns and decides.
+func (e *Engine[S, C, E]) Serves() int {
+	n := 0
+	for _, p := range e.partitions {
+		if p.serving.Load() {
+			n++
+		}
+	}
+	return n
 }
 
 // Handle decides c and returns its receipt once its events are in the log for good, or the reason why nothing was appended.
@@ -150,6 +178,9 @@ type ask struct{ lookup, confirm bool }
 
 func (e *Engine[S, C, E]) ask(ctx context.Context, c *Command[C], what ask) (Receipt, error) {
 	p := e.partition(c.Stream)
+	if r := p.route.get(); !r.Here {
+		return Receipt{}, p.moved()
+	}
 	if since := p.waiting.Load(); since != 0 && time.Since(time.Unix(0, since)) > e.cfg.AckTimeout {
 		return Receipt{}, ErrUnavailable.Because("%s: no broker has confirmed a write for %v", p.at, e.cfg.AckTimeout).After(time.Second)
 	}

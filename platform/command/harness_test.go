@@ -127,7 +127,7 @@ func newRig(t testing.TB, change ...func(*rig)) *rig {
 	for _, f := range change {
 		f(r)
 	}
-	if r.addr = os.Getenv("MILLRACE_TEST_KAFKA"); r.addr == "" {
+	if r.addr = realKafka(); r.addr == "" {
 		broker, err := embedded.Start(embedded.Options{})
 		if err != nil {
 			t.Fatal(err)
@@ -280,3 +280,6 @@ func (r *rig) readLog() map[es.StreamID][]es.Envelope[event] {
 	}
 	return all
 }
+
+// realKafka returns the address of the Kafka to test on; "" = the embedded one.
+func realKafka() string { return os.Getenv("MILLRACE_TEST_KAFKA") }

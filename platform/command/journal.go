@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/millrace/millrace/platform/es"
@@ -17,6 +18,8 @@ import (
 //	'e' partition stream version -> one event (row)
 //	'c' partition hash(stream, command id) -> version of the command's first event, if that is above unindexed
 //	'p' partition -> the cursor: everything before it is in the store
+//	'o' partition -> the instance and the address of the latest owner before the cursor
+//	'w' partition -> nothing: written to see whether the store takes writes
 //
 // All of it is derived from the log and is written in one transaction with the cursor.
 
@@ -249,11 +252,34 @@ func putCursor(b *store.Batch, c eventlog.Cursor) error {
 	return b.Set(cursorKey(c.TopicPartition.Partition), value)
 }
 
-// writeCursor writes the cursor alone: a store that takes it can take events.
-func writeCursor(db *store.DB, c eventlog.Cursor) error {
+func ownerKey(partition int32) []byte {
+	return binary.BigEndian.AppendUint32([]byte{'o'}, uint32(partition))
+}
+
+func putOwner(b *store.Batch, partition int32, who eventlog.Identity) error {
+	return b.Set(ownerKey(partition), []byte(who.Instance+"\n"+who.Address))
+}
+
+// recall notes the latest owner that the store knows of.
+func (p *partition[S, C, E]) recall() error {
+	return p.engine.cfg.Store.Read(func(rd *store.Reader) error {
+		value, err := rd.Get(ownerKey(p.at.Partition))
+		if errors.Is(err, store.ErrNotFound) {
+			return nil
+		}
+		if err == nil {
+			instance, address, _ := strings.Cut(string(value), "\n")
+			p.owned(eventlog.Identity{Instance: instance, Address: address})
+		}
+		return err
+	})
+}
+
+// probe finds out whether the store takes writes.
+func probe(db *store.DB, partition int32) error {
 	b := db.NewBatch()
 	defer b.Discard()
-	if err := putCursor(b, c); err != nil {
+	if err := b.Set(binary.BigEndian.AppendUint32([]byte{'w'}, uint32(partition)), nil); err != nil {
 		return err
 	}
 	return b.Commit()

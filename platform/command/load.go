@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	"github.com/millrace/millrace/platform/es"
-	"github.com/millrace/millrace/platform/eventlog"
 	"github.com/millrace/millrace/platform/store"
 )
 
@@ -20,7 +19,7 @@ func (p *partition[S, C, E]) load(ctx context.Context, id es.StreamID) (loaded *
 		}
 	}()
 	s := &stream[S]{id: id, last: -1, complete: true}
-	if !p.filter.Has(string(id)) {
+	if !p.filter.has(id) {
 		p.cache.add(s, p.stored.get())
 		return s, nil
 	}
@@ -70,54 +69,4 @@ func (p *partition[S, C, E]) known(s *stream[S], commandID string) (*past, error
 		return err
 	})
 	return found, err
-}
-
-// begun notes a stream that was new until now.
-func (p *partition[S, C, E]) begun(id es.StreamID) {
-	if p.built != nil {
-		p.newer = append(p.newer, id)
-	}
-	p.filter.Add(string(id))
-}
-
-// prepareFilter sees to it that new streams are told from stored ones without asking the store: at once if it is empty, else after a
-// look through it beside the traffic.
-func (p *partition[S, C, E]) prepareFilter(ctx context.Context, from eventlog.Cursor) {
-	if p.claimed || p.built != nil {
-		return
-	}
-	if from.Next == 0 {
-		p.filter = store.NewFilter()
-		return
-	}
-	built := make(chan store.Filter, 1)
-	p.built = built
-	p.engine.scans.Go(func() {
-		f := store.NewFilter()
-		prefix := streamsPrefix(p.at.Partition)
-		err := p.engine.cfg.Store.Read(func(rd *store.Reader) error {
-			last := ""
-			for pair, err := range rd.Scan(store.Range{From: prefix, To: store.PrefixEnd(prefix), KeysOnly: true}) {
-				if err == nil {
-					err = ctx.Err()
-				}
-				if err != nil {
-					return err
-				}
-				id, _, err := store.ParseString(pair.Key[len(prefix):])
-				if err != nil {
-					return err
-				}
-				if id != last {
-					f.Add(id)
-					last = id
-				}
-			}
-			return nil
-		})
-		if err != nil {
-			f = store.Filter{} // the store is asked each time, and will say what is wrong with it
-		}
-		built <- f
-	})
 }

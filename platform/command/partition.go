@@ -38,6 +38,9 @@ type partition[S, C, E any] struct {
 	at     es.TopicPartition
 	queue  chan *request[C]
 
+	route   *routing
+	wish    *wish
+	warm    *warmth
 	serving atomic.Bool
 	waiting atomic.Int64  // since when a write is outstanding, Unix nanoseconds; 0 = none is
 	proven  atomic.Int64  // when the latest write was sent that was acknowledged, Unix nanoseconds: this process was the owner then
@@ -45,22 +48,25 @@ type partition[S, C, E any] struct {
 	acked   atomic.Int64  // offset after the last record that was acknowledged, or read at the claim
 	stored  *progress     // offset before which everything is in the store
 
-	// The rest belongs to the loop.
-	cache   *cache[S]
-	owner   *eventlog.Owner
-	claimed bool
-	filling *batch[S, C]
-	flying  *batch[S, C]
-	spare   []*eventlog.Batch
-	single  map[string][]string // the types of a command with one event, the usual case
-	seed    idSeed
-	filter  store.Filter      // streams that may be in the store; the zero one until it is known what is there
-	built   chan store.Filter // gives the filter once the store was looked through; nil = nothing is being built
-	newer   []es.StreamID     // streams begun meanwhile
-	batches uint64
-	held    *request[C]   // does not fit in filling; goes first into the next batch
-	again   []*request[C] // to be decided again under the next claim
-	acks    chan ack
+	suspecting atomic.Bool // whether the owner is gone
+	following  bool        // the follower's: its source reads the partition
+	began      int64       // offset up to which the store was filled when it was followed first
+
+	// The rest belongs to the loop, but for the filter, which is the follower's while it follows.
+	detached bool // the follower does not follow
+	cache    *cache[S]
+	owner    *eventlog.Owner
+	claimed  bool
+	filling  *batch[S, C]
+	flying   *batch[S, C]
+	spare    []*eventlog.Batch
+	single   map[string][]string // the types of a command with one event, the usual case
+	seed     idSeed
+	filter   streamFilter
+	batches  uint64
+	held     *request[C]   // does not fit in filling; goes first into the next batch
+	again    []*request[C] // to be decided again under the next claim
+	acks     chan ack
 }
 
 type ack struct {
@@ -104,26 +110,39 @@ type wait[C any] struct {
 }
 
 func newPartition[S, C, E any](e *Engine[S, C, E], id int32) *partition[S, C, E] {
-	return &partition[S, C, E]{
+	p := &partition[S, C, E]{
 		engine: e,
 		at:     es.TopicPartition{Topic: e.cfg.Topic.Name, Partition: id},
 		queue:  make(chan *request[C], e.cfg.Queue),
 		ready:  make(chan struct{}),
+		began:  -1,
+		route:  newRouting(),
+		wish:   newWish(),
+		warm:   newWarmth(),
 		single: make(map[string][]string),
 		seed:   idSeed(maphash.MakeSeed()),
 		stored: newProgress(),
 	}
+	if e.cfg.Group == "" {
+		p.route.set(true, e.cfg.Identity) // nobody else is to have it
+	}
+	return p
 }
 
-// run claims the partition, serves it, and claims it again when it was lost, until ctx ends.
+// run follows the partition while another process should own it, and claims and serves it while this one should, until ctx ends.
 func (p *partition[S, C, E]) run(ctx context.Context) error {
 	defer p.refuseAll()
 	pause := 10 * time.Millisecond
+	p.engine.following.attach(p)
 	for {
+		if !p.await(ctx) {
+			return nil
+		}
 		err := p.takeOver(ctx)
 		if err == nil {
 			began := time.Now()
 			err = p.serve(ctx)
+			p.wish.lost()
 			if time.Since(began) > 10*time.Second {
 				pause = 10 * time.Millisecond // two that take the partition from each other slow down
 			}
@@ -136,10 +155,25 @@ func (p *partition[S, C, E]) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if !p.transient(err) {
+		if !transient(err) {
 			return fmt.Errorf("command: %s: %w", p.at, err)
 		}
-		p.engine.cfg.Logger.Warn("partition lost, claiming it again", "partition", p.at.String(), "reason", err, "pause", pause)
+		p.route.set(p.engine.cfg.Group == "", eventlog.Identity{})
+		p.engine.cfg.Logger.Warn("partition lost", "partition", p.at.String(), "reason", err, "wanted", p.wish.get())
+		// What was acknowledged here must be in the store before the log is read after it.
+		if p.detached {
+			if err := p.waitStored(ctx); err != nil {
+				if failed := p.engine.storing.error(); failed != nil {
+					return failed
+				}
+				return nil // ctx has ended
+			}
+			p.detached = false
+			p.engine.following.attach(p)
+		}
+		if !p.wish.get() {
+			continue
+		}
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
@@ -149,9 +183,53 @@ func (p *partition[S, C, E]) run(ctx context.Context) error {
 	}
 }
 
+// await returns true when this process should own the partition and its store is up to date, false when ctx has ended. Who asks
+// meanwhile is sent to the owner; if nobody is known to be, and this process is to be, they wait.
+func (p *partition[S, C, E]) await(ctx context.Context) bool {
+	for {
+		want, warm := p.wish.get(), p.warm.changed()
+		if ctx.Err() != nil {
+			return false
+		}
+		if want && p.warm.is() {
+			return true
+		}
+		var queue <-chan *request[C]
+		r := p.route.get()
+		if !r.Here && (!want || r.Owner != (eventlog.Identity{})) {
+			queue = p.queue
+			for _, q := range p.again {
+				q.answer <- result{err: errOpen(p.at)}
+			}
+			p.again = nil
+		}
+		select {
+		case q := <-queue:
+			if q.state.CompareAndSwap(queued, admitted) {
+				q.answer <- result{err: p.moved()}
+			}
+		case <-warm:
+		case <-p.wish.called:
+		case <-r.Changed:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// moved is the answer to a request that did not get anywhere here.
+func (p *partition[S, C, E]) moved() error {
+	return ErrElsewhere.Because("%s", p.at).After(time.Second)
+}
+
+// errOpen is the answer to a command that was on its way to the log when the partition was lost.
+func errOpen(at es.TopicPartition) error {
+	return ErrMoved.Because("%s", at).WithFix("repeat the command with the same Idempotency-Key").After(time.Second)
+}
+
 // transient reports whether a new claim may mend err: brokers, claimants and foreign writers come and go, and a batch that the topic
 // does not take was answered. A store that failed or does not fit the log stays as it is.
-func (p *partition[S, C, E]) transient(err error) bool {
+func transient(err error) bool {
 	switch {
 	case errors.Is(err, store.ErrFailed), errors.Is(err, store.ErrDamaged), errors.Is(err, store.ErrClosed):
 		return false
@@ -164,53 +242,64 @@ func (p *partition[S, C, E]) transient(err error) bool {
 // takeOver makes this process the owner and brings the store up to the claim.
 func (p *partition[S, C, E]) takeOver(ctx context.Context) error {
 	e := p.engine
-	// What the last owner in this process had acknowledged must be in the store before the log is read after it.
-	if p.claimed {
-		if err := p.waitStored(ctx); err != nil {
-			return err
-		}
-	}
-	cursor, err := readCursor(e.cfg.Store, e.cfg.Topic, p.at.Partition)
-	if err != nil {
-		return err
-	}
-	p.prepareFilter(ctx, cursor)
 	// A claim deposes whoever serves the partition now: not by a process whose own store takes nothing.
-	if err := writeCursor(e.cfg.Store, cursor); err != nil {
+	if err := probe(e.cfg.Store, p.at.Partition); err != nil {
 		return err
 	}
+	p.route.set(true, e.cfg.Identity)
 	owner, err := e.cfg.Log.Claim(ctx, e.cfg.Topic, p.at.Partition, e.cfg.Identity, e.cfg.Marks)
 	if err != nil {
 		return err
 	}
 	p.owner = owner
-	source, err := e.cfg.Log.NewSource(ctx, cursor)
-	if err != nil {
+	// The follower reads what others wrote before the claim.
+	catching, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() {
+		select {
+		case <-owner.Lost():
+			stop()
+		case <-catching.Done():
+		}
+	}()
+	if err := p.stored.wait(catching, owner.Claimed().Offset+1, e.storing); err != nil {
+		if lost := owner.Err(); lost != nil {
+			return lost
+		}
 		return err
 	}
-	defer source.Close()
-	for cursor.Next <= owner.Claimed().Offset {
-		fetched, err := source.Poll(ctx)
-		if err != nil {
-			return err
-		}
-		for _, f := range fetched {
-			if err := p.follow(ctx, f); err != nil {
-				return err
-			}
-			cursor = f.Cursor
-		}
+	if err := e.following.detach(ctx, p); err != nil {
+		return err
 	}
-	p.acked.Store(cursor.Next)
-	p.stored.set(cursor.Next)
+	p.detached = true
+	p.acked.Store(p.stored.get())
 	if !p.claimed {
 		p.claimed = true
+		if p.began > 0 {
+			p.buildFilter(ctx)
+		}
 		close(p.ready)
 	}
 	p.acks = make(chan ack, 1) // an answer to a write of the last owner must not pass for one of this
 	p.cache = newCache[S](max(1, e.cfg.Streams/len(e.partitions)))
 	p.filling, p.flying, p.held = p.newBatch(), nil, nil
 	return nil
+}
+
+// reached notes how far the follower has brought the store, and where the log ends as far as it knows.
+func (p *partition[S, C, E]) reached(next, end int64) {
+	p.stored.set(next)
+	p.warm.reached(next, end)
+}
+
+// owned notes who wrote a claim or a barrier.
+func (p *partition[S, C, E]) owned(who eventlog.Identity) {
+	if who.Instance == p.engine.cfg.Identity.Instance {
+		return // known before it was written
+	}
+	if !p.route.get().Here {
+		p.route.set(false, who)
+	}
 }
 
 // follow writes what was read from the log to the store; the cursor goes with it, also where a full transaction cuts it.
@@ -224,6 +313,10 @@ func (p *partition[S, C, E]) follow(ctx context.Context, f eventlog.Fetched) err
 	for i := 0; i < len(f.Records); {
 		r := &f.Records[i]
 		var err error
+		if r.Mark == eventlog.MarkClaim || r.Mark == eventlog.MarkBarrier {
+			p.owned(r.Owner)
+			err = putOwner(b, p.at.Partition, r.Owner)
+		}
 		if r.Mark == 0 {
 			var env es.Envelope[E]
 			if env, err = e.events.Facts(*r); err != nil {
@@ -234,7 +327,7 @@ func (p *partition[S, C, E]) follow(ctx context.Context, f eventlog.Fetched) err
 			}
 			line := rowOf(&env, r.Value)
 			if env.Version == 1 {
-				p.begun(env.Stream)
+				p.filter.begun(env.Stream)
 			}
 			err = rows.put(b, p.at.Partition, env.Stream, env.Version, &line)
 		}
@@ -303,11 +396,8 @@ func (p *partition[S, C, E]) serve(ctx context.Context) error {
 				}
 			}
 			return p.owner.Err()
-		case p.filter = <-p.built:
-			for _, id := range p.newer {
-				p.filter.Add(string(id))
-			}
-			p.built, p.newer = nil, nil
+		case known := <-p.filter.built:
+			p.filter.install(known)
 		case <-p.engine.storing.failed:
 			return p.engine.storing.err
 		case <-stop:
@@ -391,7 +481,7 @@ func (p *partition[S, C, E]) admit(ctx context.Context, r *request[C]) {
 		p.attach(known.batch, wait[C]{request: r, repeat: known.slot, place: -1})
 	case known != nil:
 		a := receipt(p.at, s.id, known)
-		a.Replayed = !r.retried && !r.lookup
+		a.Replayed = !r.retried && !r.lookup && !c.Repeat
 		p.rest(s, wait[C]{request: r, repeat: -1, place: -1, result: result{receipt: a}})
 	case r.lookup:
 		p.rest(s, wait[C]{request: r, repeat: -1, place: -1, result: result{err: ErrUnknownCommand.Because("%q on %q", c.ID, c.Stream)}})
@@ -476,7 +566,7 @@ func (p *partition[S, C, E]) take(s *stream[S], r *request[C], events []E, state
 		}
 	}
 	if s.version == 0 {
-		p.begun(s.id)
+		p.filter.begun(s.id)
 	}
 	s.state, s.version = state, s.version+es.Version(len(events))
 	s.batch, s.place = b.seq, b.encoded.Len()-1
@@ -606,7 +696,7 @@ func (p *partition[S, C, E]) confirm(base int64) {
 		switch {
 		case w.repeat >= 0:
 			w.result.receipt = p.receipt(b, &b.taken[w.repeat], base)
-			w.result.receipt.Replayed = !w.request.retried && !w.request.lookup
+			w.result.receipt.Replayed = !w.request.retried && !w.request.lookup && !w.request.command.Repeat
 		case w.place >= 0:
 			w.result.receipt.Position = es.Position{TopicPartition: p.at, Offset: base + int64(w.place)}
 		}

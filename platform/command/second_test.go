@@ -102,6 +102,7 @@ func TestStaleOwner(t *testing.T) {
 // TestFullDisk: an instance whose own store takes nothing does not take partitions from others.
 func TestFullDisk(t *testing.T) {
 	r := newRig(t)
+	until(t, "ready", r.engine.Ready)
 	r.mustSend("a", "k-1", credit{Amount: 1})
 	before, err := r.log.Ends(t.Context(), r.topic)
 	if err != nil {

@@ -68,6 +68,13 @@ func (s *storer) add(j storeJob) {
 	}
 }
 
+// error returns why the store takes no more, nil while it does.
+func (s *storer) error() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
 // hurry ends the wait for more events.
 func (s *storer) hurry() { notify(s.urgent) }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 
@@ -35,35 +36,18 @@ type Source struct {
 // A part is the reader's state of one partition.
 type part struct {
 	cursor  Cursor
+	end     int64 // of the log, as far as known
 	compact bool
 }
 
-// NewSource starts reading at the cursors, at most one for a partition. It returns ErrCursor, with the reason, for a cursor of a topic
-// that is not there or was created anew, beyond the end of the log, below its start, or in a part of the log that was replaced.
+// NewSource starts reading at the cursors, at most one for a partition; Add brings more. It returns ErrCursor, with the reason, for a
+// cursor of a topic that is not there or was created anew, beyond the end of the log, below its start, or in a part of the log that was
+// replaced.
 func (c *Client) NewSource(ctx context.Context, from ...Cursor) (*Source, error) {
 	s := &Source{client: c, parts: make(map[es.TopicPartition]*part, len(from))}
-	for _, cur := range from {
-		if err := cur.check(); err != nil {
-			return nil, err
-		}
-		if s.parts[cur.TopicPartition] != nil {
-			return nil, ErrCursor.Because("two cursors of %s", cur.TopicPartition)
-		}
-		s.parts[cur.TopicPartition] = &part{cursor: cur}
-	}
-	if err := s.check(ctx); err != nil {
+	start, err := s.prepare(ctx, from)
+	if err != nil {
 		return nil, err
-	}
-	start := map[string]map[int32]kgo.Offset{}
-	for tp, p := range s.parts {
-		if start[tp.Topic] == nil {
-			start[tp.Topic] = map[int32]kgo.Offset{}
-		}
-		o := kgo.NewOffset().At(p.cursor.Next)
-		if p.cursor.LeaderEpoch >= 0 {
-			o = o.WithEpoch(p.cursor.LeaderEpoch)
-		}
-		start[tp.Topic][tp.Partition] = o
 	}
 	kafka, err := kgo.NewClient(append(c.options(),
 		kgo.ConsumePartitions(start),
@@ -88,12 +72,69 @@ func (c *Client) NewSource(ctx context.Context, from ...Cursor) (*Source, error)
 	return s, nil
 }
 
+// Add reads more partitions, from the cursors on. Its errors are those of NewSource; after one, nothing was added.
+func (s *Source) Add(ctx context.Context, from ...Cursor) error {
+	start, err := s.prepare(ctx, from)
+	if err != nil {
+		return err
+	}
+	s.kafka.AddConsumePartitions(start)
+	return nil
+}
+
+// Remove ends the reading of a partition: nothing of it is returned any more, unless it is added again.
+func (s *Source) Remove(tp es.TopicPartition) {
+	if s.parts[tp] == nil {
+		return
+	}
+	delete(s.parts, tp)
+	s.kafka.RemoveConsumePartitions(map[string][]int32{tp.Topic: {tp.Partition}})
+}
+
+// End returns the offset at which the log of a partition ended when that was heard last: when it was added, or in the last fetch of it.
+func (s *Source) End(tp es.TopicPartition) int64 {
+	if p := s.parts[tp]; p != nil {
+		return p.end
+	}
+	return 0
+}
+
+// prepare checks cursors, takes them in, and returns where their partitions are to be read from.
+func (s *Source) prepare(ctx context.Context, from []Cursor) (map[string]map[int32]kgo.Offset, error) {
+	added := make(map[es.TopicPartition]*part, len(from))
+	for _, cur := range from {
+		if err := cur.check(); err != nil {
+			return nil, err
+		}
+		if s.parts[cur.TopicPartition] != nil || added[cur.TopicPartition] != nil {
+			return nil, ErrCursor.Because("two cursors of %s", cur.TopicPartition)
+		}
+		added[cur.TopicPartition] = &part{cursor: cur}
+	}
+	if err := s.check(ctx, added); err != nil {
+		return nil, err
+	}
+	start := map[string]map[int32]kgo.Offset{}
+	for tp, p := range added {
+		if start[tp.Topic] == nil {
+			start[tp.Topic] = map[int32]kgo.Offset{}
+		}
+		o := kgo.NewOffset().At(p.cursor.Next)
+		if p.cursor.LeaderEpoch >= 0 {
+			o = o.WithEpoch(p.cursor.LeaderEpoch)
+		}
+		start[tp.Topic][tp.Partition] = o
+	}
+	maps.Copy(s.parts, added)
+	return start, nil
+}
+
 // check compares the cursors with the log before anything is read.
-func (s *Source) check(ctx context.Context) error {
+func (s *Source) check(ctx context.Context, parts map[es.TopicPartition]*part) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	topics := map[string]bool{}
-	for tp := range s.parts {
+	for tp := range parts {
 		topics[tp.Topic] = true
 	}
 	epochs := kadm.OffsetForLeaderEpochRequest{}
@@ -120,7 +161,7 @@ func (s *Source) check(ctx context.Context) error {
 		if err != nil {
 			return ErrRead.Because("the ends of %s cannot be listed", topic).Wrap(err)
 		}
-		for tp, p := range s.parts {
+		for tp, p := range parts {
 			if tp.Topic != topic {
 				continue
 			}
@@ -136,6 +177,7 @@ func (s *Source) check(ctx context.Context) error {
 			if err := errors.Join(start.Err, end.Err); err != nil {
 				return ErrRead.Because("the bounds of %s cannot be read", tp).Wrap(err)
 			}
+			p.end = end.Offset
 			p.compact = strings.Contains(settings["cleanup.policy"], "compact")
 			switch next := p.cursor.Next; {
 			case next > end.Offset:
@@ -160,7 +202,7 @@ func (s *Source) check(ctx context.Context) error {
 	}
 	for topic, partitions := range answers {
 		for partition, a := range partitions {
-			p := s.parts[es.TopicPartition{Topic: topic, Partition: partition}]
+			p := parts[es.TopicPartition{Topic: topic, Partition: partition}]
 			if p == nil {
 				continue
 			}
@@ -207,6 +249,7 @@ func (s *Source) take(ctx context.Context, fetches kgo.Fetches) []Fetched {
 		if len(f.Records) > 0 && p != nil {
 			fetched, err := s.read(p, f.Records)
 			fetched.End = max(f.HighWatermark, fetched.Cursor.Next)
+			p.end = fetched.End
 			if fetched.Cursor.Next > p.cursor.Next {
 				p.cursor = fetched.Cursor
 				out = append(out, fetched)

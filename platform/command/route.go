@@ -1,0 +1,194 @@
+package command
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/millrace/millrace/platform/es"
+	"github.com/millrace/millrace/platform/eventlog"
+)
+
+// A Route says which process decides the commands of a stream, as far as this one knows.
+type Route struct {
+	Here    bool              // this process does, or is about to
+	Owner   eventlog.Identity // else: who does; zero = nobody is known
+	Changed <-chan struct{}   // closed when the route may be another
+}
+
+// Route returns which process decides the commands of a stream now.
+func (e *Engine[S, C, E]) Route(id es.StreamID) Route {
+	return e.partition(id).route.get()
+}
+
+// Suspect says that the owner of a stream's partition does not exist any more: its machine answers, and nobody listens there. Unless
+// somebody else has claimed the partition by then, this process does, without waiting for the group to notice.
+func (e *Engine[S, C, E]) Suspect(id es.StreamID, owner eventlog.Identity) {
+	e.partition(id).suspect(owner)
+}
+
+// A routing is what is known of a partition's owner.
+type routing struct {
+	mu    sync.Mutex
+	route Route
+	next  chan struct{}
+}
+
+func newRouting() *routing {
+	r := &routing{next: make(chan struct{})}
+	r.route.Changed = r.next
+	return r
+}
+
+func (r *routing) get() Route {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.route
+}
+
+// set notes who owns the partition.
+func (r *routing) set(here bool, owner eventlog.Identity) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if here == r.route.Here && owner == r.route.Owner {
+		return
+	}
+	close(r.next)
+	r.next = make(chan struct{})
+	r.route = Route{Here: here, Owner: owner, Changed: r.next}
+}
+
+// A wish is whether this process should own a partition, and a call to look at it again.
+type wish struct {
+	mu     sync.Mutex
+	want   bool
+	guess  bool // nobody said so yet: given up with the first claim that is lost
+	called chan struct{}
+}
+
+func newWish() *wish { return &wish{called: make(chan struct{}, 1)} }
+
+func (w *wish) set(want, guess bool) {
+	w.mu.Lock()
+	w.want, w.guess = want, guess
+	w.mu.Unlock()
+	notify(w.called)
+}
+
+func (w *wish) get() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.want
+}
+
+// lost takes back what was only a guess.
+func (w *wish) lost() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.guess {
+		w.want, w.guess = false, false
+	}
+}
+
+// suspect has the partition claimed unless its owner is another by then: those who suspect at the same time wait for different times.
+func (p *partition[S, C, E]) suspect(owner eventlog.Identity) {
+	if p.suspecting.Swap(true) {
+		return
+	}
+	p.engine.scans.Go(func() {
+		defer p.suspecting.Store(false)
+		select {
+		case <-time.After(rand.N(50 * time.Millisecond)):
+		case <-p.engine.stopping:
+			return
+		}
+		if now := p.route.get(); !now.Here && now.Owner == owner {
+			p.engine.cfg.Logger.Warn("the owner of a partition is gone, claiming it", "partition", p.at.String(), "owner", owner.Address)
+			p.wish.set(true, true)
+		}
+	})
+}
+
+// place follows the group's hints until ctx ends: what this process should own it claims, what it should not it goes on serving until
+// somebody else has claimed it.
+func (e *Engine[S, C, E]) place(ctx context.Context) error {
+	if e.cfg.Group == "" {
+		e.assign(nil, true)
+		<-ctx.Done()
+		return nil
+	}
+	// Whoever is alone need not wait for the group to meet, which takes Kafka three seconds by default.
+	asking, cancel := context.WithTimeout(ctx, 2*time.Second)
+	n, err := e.cfg.Log.Members(asking, e.cfg.Group)
+	cancel()
+	if err == nil && n == 0 {
+		for _, p := range e.partitions {
+			p.wish.set(true, true)
+		}
+	}
+	member, err := e.cfg.Log.Join(e.cfg.Group, e.cfg.Topic, func(mine []int32) { e.assign(mine, false) })
+	if err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+	case <-e.leaving:
+	}
+	leave, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	if err := member.Leave(leave); err != nil {
+		e.cfg.Logger.Warn("the other instances will notice late that this one is gone", "reason", err)
+	}
+	close(e.left)
+	<-ctx.Done()
+	return nil
+}
+
+// assign notes which partitions this process should own.
+func (e *Engine[S, C, E]) assign(mine []int32, all bool) {
+	wanted := make([]bool, len(e.partitions))
+	for _, id := range mine {
+		if int(id) < len(wanted) {
+			wanted[id] = true
+		}
+	}
+	for i, p := range e.partitions {
+		p.wish.set(all || wanted[i], false)
+	}
+}
+
+// HandOver tells the other instances to take this one's partitions, and goes on deciding until they have or ctx ends. It returns at once
+// if there are no others. After it Run should be ended.
+func (e *Engine[S, C, E]) HandOver(ctx context.Context) {
+	if e.cfg.Group == "" {
+		return
+	}
+	e.leave.Do(func() { close(e.leaving) })
+	select {
+	case <-e.left:
+	case <-e.stopped:
+		return
+	case <-ctx.Done():
+		return
+	}
+	e.assign(nil, false)
+	if n, err := e.cfg.Log.Members(ctx, e.cfg.Group); err != nil || n == 0 {
+		return
+	}
+	for _, p := range e.partitions {
+		for {
+			r := p.route.get()
+			if !r.Here {
+				break
+			}
+			select {
+			case <-r.Changed:
+			case <-e.stopped:
+				return
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
