@@ -80,6 +80,19 @@ type Problem struct {
 
 // problem answers err, logging it first if its text must not be seen.
 func (s *Server) problem(w http.ResponseWriter, r *http.Request, err error) {
+	s.writeProblem(w, r, s.presentable(r, err))
+}
+
+// Problem returns the document that err is answered with, for an answer that holds several; it has no instance. What must not be seen of
+// err is logged.
+func (r *Request) Problem(err error) Problem {
+	p := r.s.document(r.r, r.s.presentable(r.r, err))
+	p.Instance = ""
+	return p
+}
+
+// presentable returns err as far as its text may leave the process, and logs the rest.
+func (s *Server) presentable(r *http.Request, err error) *fault.Error {
 	e := fault.From(err)
 	if e == nil || e.Kind == fault.Internal {
 		if r.Context().Err() != nil && errors.Is(err, r.Context().Err()) {
@@ -89,11 +102,11 @@ func (s *Server) problem(w http.ResponseWriter, r *http.Request, err error) {
 		}
 		e = errInternal
 	}
-	s.writeProblem(w, r, e)
+	return e
 }
 
-func (s *Server) writeProblem(w http.ResponseWriter, r *http.Request, e *fault.Error) {
-	p := Problem{
+func (s *Server) document(r *http.Request, e *fault.Error) Problem {
+	return Problem{
 		Type:           s.o.ProblemBase + e.Code,
 		Title:          e.Title,
 		Status:         Status(e),
@@ -106,6 +119,10 @@ func (s *Server) writeProblem(w http.ResponseWriter, r *http.Request, e *fault.E
 		Retryable:      e.Kind.Retryable(),
 		CurrentVersion: e.Current,
 	}
+}
+
+func (s *Server) writeProblem(w http.ResponseWriter, r *http.Request, e *fault.Error) {
+	p := s.document(r, e)
 	body, err := json.Marshal(p)
 	if err != nil {
 		panic(err) // strings, numbers and a slice of strings always marshal
@@ -120,6 +137,9 @@ func (s *Server) writeProblem(w http.ResponseWriter, r *http.Request, e *fault.E
 	}
 	if retry > 0 {
 		h.Set("Retry-After", strconv.Itoa(int(math.Ceil(retry.Seconds()))))
+	}
+	if p.Status == http.StatusUnauthorized && h.Get("Www-Authenticate") == "" {
+		h.Set("Www-Authenticate", "Bearer")
 	}
 	w.WriteHeader(p.Status)
 	if r.Method != http.MethodHead {

@@ -29,6 +29,9 @@ type Request struct {
 	queried  bool
 	body     []byte
 	read     bool
+
+	principal Principal
+	known     bool
 }
 
 // HTTP returns the request as net/http has it, for the rare need.

@@ -4,12 +4,15 @@
 package rest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -39,6 +42,7 @@ type Options struct {
 	DrainTime      time.Duration // how long Serve lets running requests finish; 10 s
 	ProblemBase    string        // what the code is appended to in a problem's type; "urn:millrace:problem:"
 	Checks         []Check       // what /readyz asks, in this order
+	Authenticate   Authenticator // what Request.Principal asks; nil = nobody is asked who they are
 }
 
 // A Check is one named condition of readiness. Ready returns nil, or what is missing; it gets a second at most.
@@ -129,6 +133,22 @@ func (s *Server) add(method, pattern string, f echo.HandlerFunc) {
 	}
 	s.routes[method+" "+pattern] = true
 	s.echo.Add(method, pattern, f)
+}
+
+// A Route is a method with a pattern.
+type Route struct{ Method, Pattern string }
+
+// Routes returns every route of the server in the order of their patterns, those of HEAD included.
+func (s *Server) Routes() []Route {
+	all := make([]Route, 0, len(s.routes))
+	for r := range s.routes {
+		method, pattern, _ := strings.Cut(r, " ")
+		all = append(all, Route{method, pattern})
+	}
+	slices.SortFunc(all, func(a, b Route) int {
+		return cmp.Or(strings.Compare(a.Pattern, b.Pattern), strings.Compare(a.Method, b.Method))
+	})
+	return all
 }
 
 // ServeHTTP answers one request; it makes a Server usable without Listen, in tests and inside other servers.
