@@ -37,6 +37,9 @@ func For[T, E any](schema string) Type[E] {
 // Schema returns the text of the type's schema.
 func (t Type[E]) Schema() string { return t.schema }
 
+// GoType returns the struct type that For was given.
+func (t Type[E]) GoType() reflect.Type { return t.typ }
+
 // Subjects returns what has to be registered for the set, in the order of its types.
 // A schema that cannot be parsed has a subject without a name; Bind refuses it.
 func (s Set[E]) Subjects() []Subject {
