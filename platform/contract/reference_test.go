@@ -46,7 +46,7 @@ func TestGenerateWithReferences(t *testing.T) {
 		t.Fatal(err)
 	}
 	code := string(files["contract_gen.go"])
-	for _, want := range []string{"Sum Money `avro:\"sum\"", "Fee *Money `avro:\"fee\"", "Value Money `avro:\"value\"", "const thingPaidSchema = `{\"type\":\"record\",\"name\":\"ThingPaid\"", "\"minor\"",
+	for _, want := range []string{"Sum Money  `avro:\"sum\"", "Fee *Money `avro:\"fee\"", "Value Money `avro:\"value\"", "const thingPaidSchema = `{\"type\":\"record\",\"name\":\"ThingPaid\"", "\"minor\"",
 		"//go:embed org.things.v1.ThingDone.avsc\nvar thingDoneSchema string", "UnitEur "} {
 		if !strings.Contains(code, want) {
 			t.Errorf("the code has no %q:\n%s", want, code)

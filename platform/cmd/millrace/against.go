@@ -33,10 +33,10 @@ import (
 var errAgainst = fault.New(fault.Invalid, "against", "what to compare with cannot be read")
 
 // compare returns what the folders below dir break of what is elsewhere.
-func compare(ctx context.Context, folders []gate.Folder, dir, against, level string, seed uint64) ([]gate.Finding, error) {
+func compare(c *cobra.Command, folders []gate.Folder, dir, against, level string, seed uint64) ([]gate.Finding, error) {
 	var all []gate.Finding
 	for _, d := range folders {
-		old, err := oldOf(ctx, d, dir, against)
+		old, err := oldOf(c, d, dir, against)
 		if err != nil {
 			return nil, err
 		}
@@ -50,14 +50,14 @@ func compare(ctx context.Context, folders []gate.Folder, dir, against, level str
 }
 
 // oldOf reads what a folder below dir was.
-func oldOf(ctx context.Context, d gate.Folder, dir, against string) (gate.Old, error) {
+func oldOf(c *cobra.Command, d gate.Folder, dir, against string) (gate.Old, error) {
 	if at, ok := strings.CutPrefix(against, "registry+"); ok {
-		return oldInRegistry(ctx, d, at)
+		return oldInRegistry(c, d, at)
 	}
 	var folders []gate.Folder
 	var err error
 	if kind, ok := strings.CutPrefix(against, "git#"); ok {
-		folders, err = foldersInGit(ctx, dir, kind)
+		folders, err = foldersInGit(c.Context(), dir, kind)
 	} else {
 		folders, err = gate.Read(os.DirFS(against), shown(against))
 	}
@@ -138,49 +138,18 @@ func git(ctx context.Context, dir string, args ...string) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-func dial(at string) (*registry.Client, error) {
-	return registry.Dial(registry.ClientConfig{URLs: strings.Split(at, ","), Setting: "the URL of the registry",
-		Username: os.Getenv("MILLRACE_REGISTRY_USERNAME"), Password: os.Getenv("MILLRACE_REGISTRY_PASSWORD")})
-}
-
-// oldInRegistry reads all versions of the subjects of the folder's topic.
-func oldInRegistry(ctx context.Context, d gate.Folder, at string) (gate.Old, error) {
-	old := gate.Old{Topic: d.Settings.Topic, Versions: map[string][]gate.Version{}, Where: at}
-	client, err := dial(at)
-	if err != nil {
-		return old, err
-	}
-	subjects, err := client.Subjects(ctx, d.Settings.Topic+"-")
-	if err != nil {
-		return old, err
-	}
-	for _, subject := range subjects {
-		name := strings.TrimPrefix(subject, d.Settings.Topic+"-")
-		if strings.HasPrefix(name, "millrace.v1.") {
-			continue // the platform's own records in the topic
-		}
-		versions, err := client.Versions(ctx, subject)
-		if err != nil {
-			return old, err
-		}
-		for _, v := range versions {
-			s, err := contract.Parse(v.Text)
-			if err != nil {
-				return old, fmt.Errorf("%s version %d: %w", subject, v.Version, err)
-			}
-			old.Versions[name] = append(old.Versions[name], gate.Version{Label: fmt.Sprint("v", v.Version), Schema: s})
-		}
-	}
-	return old, nil
-}
-
 // againstData reads about n stored records of each folder's topic with the new schemas, and returns how many it read.
-func againstData(ctx context.Context, folders []gate.Folder, brokers []string, registryURL string, n int) ([]gate.Finding, int, error) {
-	client, err := dial(registryURL)
+func againstData(c *cobra.Command, folders []gate.Folder, n int) ([]gate.Finding, int, error) {
+	ctx := c.Context()
+	client, err := dial(c, "")
 	if err != nil {
 		return nil, 0, err
 	}
-	log, err := eventlog.Open(ctx, eventlog.Config{Brokers: brokers, ClientID: "millrace-contract"})
+	settings, err := service.LoadConfig(c.Flags(), os.Environ())
+	if err != nil {
+		return nil, 0, err
+	}
+	log, err := eventlog.Open(ctx, eventlog.Config{Brokers: settings.KafkaBrokers, ClientID: "millrace-contract"})
 	if err != nil {
 		return nil, 0, err
 	}
@@ -331,44 +300,4 @@ func askReader(ctx context.Context, at string) (answer service.ContractsAnswer, 
 		return answer, errAgainst.Because("%s", at).Wrap(err)
 	}
 	return answer, nil
-}
-
-func registerCommand() *cobra.Command {
-	at := "http://127.0.0.1:8081"
-	c := &cobra.Command{
-		Use: "register FILE|DIR…", Short: "Register schemas with the schema registry, as a delivery pipeline does after a merge", Args: cobra.MinimumNArgs(1),
-		Long:    "Register each .avsc of folders, under the topic that contracts.yaml beside it names, and print its subject and id. What is registered already stays as it is.",
-		Example: "  millrace contract register schemas/orders/v1 --registry-url http://127.0.0.1:8081",
-		RunE: func(c *cobra.Command, args []string) error {
-			client, err := dial(at)
-			if err != nil {
-				return err
-			}
-			for _, arg := range args {
-				files, err := schemaFiles(arg)
-				if err != nil {
-					return err
-				}
-				for _, f := range files {
-					settings, err := contract.ReadSettings(filepath.Dir(f))
-					if err != nil {
-						return err
-					}
-					s, err := parseFile(f)
-					if err != nil {
-						return err
-					}
-					subject := contract.SubjectName(settings.Topic, s.Name())
-					id, err := client.Register(c.Context(), contract.Subject{Name: subject, Schema: s.Text()})
-					if err != nil {
-						return fmt.Errorf("%s: %w", f, err)
-					}
-					fmt.Fprintf(c.OutOrStdout(), "%s\t%d\n", subject, id)
-				}
-			}
-			return nil
-		},
-	}
-	c.Flags().StringVar(&at, "registry-url", at, "URLs of the schema registry, comma separated (user and password: MILLRACE_REGISTRY_USERNAME, MILLRACE_REGISTRY_PASSWORD)")
-	return c
 }

@@ -103,7 +103,7 @@ func shown(dir string) string { return filepath.ToSlash(filepath.Clean(dir)) }
 
 func breakingCommand() *cobra.Command {
 	var r report
-	var against, level, explain, readers, brokers, registryURL string
+	var against, level, explain, readers string
 	var data int
 	var seed uint64
 	c := &cobra.Command{
@@ -132,14 +132,14 @@ func breakingCommand() *cobra.Command {
 			}
 			var all []gate.Finding
 			if against != "" {
-				found, err := compare(c.Context(), folders, args[0], against, level, seed)
+				found, err := compare(c, folders, args[0], against, level, seed)
 				if err != nil {
 					return err
 				}
 				all = append(all, found...)
 			}
 			if data > 0 {
-				found, n, err := againstData(c.Context(), folders, strings.Split(brokers, ","), registryURL, data)
+				found, n, err := againstData(c, folders, data)
 				if err != nil {
 					return err
 				}
@@ -163,8 +163,8 @@ func breakingCommand() *cobra.Command {
 	f.StringVar(&level, "level", "", "what changes must keep, instead of contracts.yaml; WIRE_ may be left out")
 	f.IntVar(&data, "against-data", 0, "read so many records of the topic, taken evenly, with the new schemas")
 	f.StringVar(&readers, "against-readers", "", "addresses for metrics of running processes, comma separated")
-	f.StringVar(&brokers, "kafka-brokers", "127.0.0.1:9092", "Kafka bootstrap servers for --against-data")
-	f.StringVar(&registryURL, "registry-url", "http://127.0.0.1:8081", "schema registry for --against-data")
+	f.String("kafka-brokers", "127.0.0.1:9092", "Kafka bootstrap servers for --against-data, comma separated (MILLRACE_KAFKA_BROKERS)")
+	registryFlags(c)
 	f.Uint64Var(&seed, "seed", 0, "of the random data; 0 = another each time")
 	f.StringVar(&explain, "explain", "", "say what a rule is for, or all rules in a line each")
 	return c
@@ -180,8 +180,18 @@ func showCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
+				var references contract.References
+				if dir := filepath.Dir(files[0]); exists(filepath.Join(dir, "contracts.yaml")) {
+					settings, err := contract.ReadSettings(dir)
+					if err == nil {
+						references, err = referencesOf(dir, settings)
+					}
+					if err != nil {
+						return err
+					}
+				}
 				for _, f := range files {
-					s, err := parseFile(f)
+					s, err := parseFile(f, references)
 					if err != nil {
 						return err
 					}
@@ -211,7 +221,7 @@ func diffCommand() *cobra.Command {
 				return err
 			}
 			for _, d := range folders {
-				old, err := oldOf(c.Context(), d, args[0], against)
+				old, err := oldOf(c, d, args[0], against)
 				if err != nil {
 					return err
 				}
@@ -223,6 +233,7 @@ func diffCommand() *cobra.Command {
 		},
 	}
 	c.Flags().StringVar(&against, "against", "", "what to compare with: a folder, git#branch=NAME, git#tag=NAME, git#ref=REVISION, or registry+URL")
+	registryFlags(c)
 	return c
 }
 
@@ -248,12 +259,18 @@ func schemaFiles(arg string) ([]string, error) {
 	return names, nil
 }
 
-func parseFile(path string) (*contract.Schema, error) {
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// parseFile reads a schema with what it refers to.
+func parseFile(path string, references contract.References) (*contract.Schema, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
-	s, err := contract.Parse(string(text))
+	s, _, err := references.Parse(string(text))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}

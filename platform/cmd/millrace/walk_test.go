@@ -29,8 +29,14 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// startRegistry runs a schema registry and returns its URL.
+// startRegistry runs a schema registry for everybody and returns its URL.
 func startRegistry(t *testing.T) string {
+	t.Helper()
+	return startRegistryFor(t, nil)
+}
+
+// startRegistryFor runs a schema registry for those whom auth admits.
+func startRegistryFor(t *testing.T, auth *registry.Auth) string {
 	t.Helper()
 	broker, err := embedded.Start(embedded.Options{})
 	if err != nil {
@@ -45,7 +51,7 @@ func startRegistry(t *testing.T) string {
 	var handler http.Handler
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handler.ServeHTTP(w, r) }))
 	t.Cleanup(server.Close)
-	r, err := registry.NewServer(t.Context(), registry.ServerConfig{Log: log, Instance: "test", Address: strings.TrimPrefix(server.URL, "http://")})
+	r, err := registry.NewServer(t.Context(), registry.ServerConfig{Log: log, Instance: "test", Address: strings.TrimPrefix(server.URL, "http://"), Auth: auth})
 	if err != nil {
 		t.Fatal(err)
 	}

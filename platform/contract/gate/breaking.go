@@ -48,6 +48,7 @@ type Old struct {
 	Versions map[string][]Version // by full record name, oldest first
 	Where    string               // for messages, e.g. git#branch=main
 	Pins     []Pin                // what the schemas referred to
+	ByTopic  bool                 // events are also registered under the topic's name alone
 	Key      *string              // text of the schema of the records' keys, "" = a plain string; nil = not known
 }
 
@@ -102,6 +103,11 @@ func Breaking(d Folder, old Old, level string, seed uint64) ([]Finding, error) {
 	if old.Topic != "" && old.Topic != d.Settings.Topic {
 		f := settings.at("SUBJECT_STRATEGY_CHANGED", Error, "", fmt.Sprintf("the topic was %s and is %s: its subjects, its events and all readers are elsewhere", old.Topic, d.Settings.Topic))
 		f.Against, f.Fix = old.Where, "keep the topic; another one is a new context"
+		found = append(found, f)
+	}
+	if old.ByTopic {
+		f := settings.at("SUBJECT_STRATEGY_CHANGED", Error, "", fmt.Sprintf("there is a subject %s-value: events of the topic are registered by the topic's name alone, these by that and their own", d.Settings.Topic))
+		f.Against, f.Fix = old.Where, "let all who write to the topic use the strategy TopicRecordName, and delete the other subject"
 		found = append(found, f)
 	}
 	for _, name := range sortedNames(old.Versions) {

@@ -21,7 +21,7 @@ func (d *Folder) pins(old Old) []Finding {
 				fix = "keep the pin, or allow the finding once breaking has nothing else to say about the event"
 			case was.Text == "":
 				message, fix = fmt.Sprintf("%s is not there", is), "pin a version that is registered"
-			case !sameText(was.Text, d.Pinned.Texts[i]):
+			case !SameText(was.Text, d.Pinned.Texts[i]):
 				message, fix = fmt.Sprintf("the copy in references differs from %s, and versions never change", is), "restore the copy, or pin the version that it is of"
 			default:
 				continue
@@ -77,7 +77,7 @@ func firstUse(n *contract.Shape, name string, seen map[*contract.Shape]bool) str
 
 // key returns a finding if the records' keys have another schema than they had.
 func (d *Folder) key(old Old) []Finding {
-	if old.Key == nil || sameText(*old.Key, d.Settings.Key) {
+	if old.Key == nil || SameText(*old.Key, d.Settings.Key) {
 		return nil
 	}
 	was, is := keyName(*old.Key), keyName(d.Settings.Key)
@@ -103,8 +103,8 @@ func keyName(text string) string {
 	return TypeName(s.Shape()) + "s in Avro"
 }
 
-// sameText reports whether two texts differ in their layout at most.
-func sameText(a, b string) bool {
+// SameText reports whether two schema texts differ in their layout at most.
+func SameText(a, b string) bool {
 	if a == b {
 		return true
 	}
