@@ -19,7 +19,7 @@ type routes struct {
 
 // topicRoute is what the latest metadata answer said of one topic.
 type topicRoute struct {
-	mu      sync.Mutex // held while asking, so that many who ask at once make one request
+	turn    chan struct{} // holds one while asking, so that many who ask at once make one request, and none waits longer than it may
 	asked   time.Time
 	id      [16]byte
 	leaders []int32
@@ -37,7 +37,7 @@ func (r *routes) of(topic string) *topicRoute {
 	}
 	t := r.topics[topic]
 	if t == nil {
-		t = &topicRoute{}
+		t = &topicRoute{turn: make(chan struct{}, 1)}
 		r.topics[topic] = t
 	}
 	return t
@@ -47,8 +47,12 @@ func (r *routes) of(topic string) *topicRoute {
 // kerr.UnknownTopicID.
 func (r *routes) leader(ctx context.Context, t Topic, partition int32, fresh bool) (int32, error) {
 	route := r.of(t.Name)
-	route.mu.Lock()
-	defer route.mu.Unlock()
+	select {
+	case route.turn <- struct{}{}:
+	case <-ctx.Done():
+		return -1, ctx.Err()
+	}
+	defer func() { <-route.turn }()
 	if route.asked.IsZero() || route.err != nil || fresh && time.Since(route.asked) > freshFor {
 		route.id, route.leaders, route.err = r.ask(ctx, t.Name)
 		route.asked = time.Now()
