@@ -35,16 +35,17 @@ var errBusy = errors.New("another measurement is running: two at once would meas
 
 // A plan is what to measure, how often, and with what.
 type plan struct {
-	runs    int
-	quick   bool
-	shop    string // the shop's binary
-	engine  string // the test binary of platform/command
-	kafka   string // deploy/kafka/kafka.sh
-	port    int    // of the real Kafka
-	sample  string // the file that is imported
-	dir     string // for everything that is written; on a disk like that of production
-	profile string // where CPU profiles go; "" = none
-	log     io.Writer
+	runs     int
+	quick    bool
+	shop     string // the shop's binary
+	engine   string // the test binary of platform/command
+	contract string // the test binary of platform/contract
+	kafka    string // deploy/kafka/kafka.sh
+	port     int    // of the real Kafka
+	sample   string // the file that is imported
+	dir      string // for everything that is written; on a disk like that of production
+	profile  string // where CPU profiles go; "" = none
+	log      io.Writer
 }
 
 // A figure is one group of rows that is measured together.
@@ -60,6 +61,7 @@ var figures = []figure{
 	{"visible", (*plan).visible},
 	{"projector", (*plan).projector},
 	{"memory", (*plan).memory},
+	{"codec", (*plan).codec},
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
@@ -78,6 +80,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags.BoolVar(&p.quick, "quick", false, "a tenth of the work or less, to try the bench itself; the figures mean little")
 	flags.StringVar(&p.shop, "shop", "bin/shop", "the shop's binary")
 	flags.StringVar(&p.engine, "engine", "bin/command.test", "the test binary of platform/command")
+	flags.StringVar(&p.contract, "contract", "bin/contract.test", "the test binary of platform/contract")
 	flags.StringVar(&p.kafka, "kafka", "deploy/kafka/kafka.sh", "the script that starts a real Kafka")
 	flags.IntVar(&p.port, "kafka-port", 29392, "port of the real Kafka; it takes the next one too")
 	flags.StringVar(&p.sample, "sample", "services/shop/testdata/orders-sample.csv", "the file to import")
@@ -137,7 +140,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 // prepare makes the paths absolute, for processes get directories of their own, and the directory empty.
 func (p *plan) prepare() error {
-	for _, path := range []*string{&p.shop, &p.engine, &p.kafka, &p.sample, &p.dir, &p.profile} {
+	for _, path := range []*string{&p.shop, &p.engine, &p.contract, &p.kafka, &p.sample, &p.dir, &p.profile} {
 		if *path == "" {
 			continue
 		}
