@@ -3,6 +3,7 @@ package registry
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"io"
@@ -40,8 +41,10 @@ type call struct {
 	s       *Server
 	r       *http.Request
 	query   url.Values
-	context string // of paths below /contexts/{context}, "" = none
-	name    string // of the subject, in full
+	context string          // of paths below /contexts/{context}, "" = none
+	name    string          // of the subject, in full
+	limit   context.Context //nolint:containedctx // a write's own: how long it may take
+	sent    []byte          // the request's body, once it was read
 }
 
 // nothing is an answer without a body.
@@ -54,6 +57,9 @@ func newAPI(s *Server) http.Handler {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.Proxy = nil
 	transport.ResponseHeaderTimeout = forwardTime
+	if s.cfg.TLS != nil {
+		transport.TLSClientConfig = s.cfg.TLS.Clone()
+	}
 	a := &api{s: s, mux: http.NewServeMux(), forward: transport}
 	read := func(pattern string, f func(*call) (any, *apiError)) { a.route(pattern, false, f) }
 	write := func(pattern string, f func(*call) (any, *apiError)) { a.route(pattern, true, f) }
@@ -200,7 +206,7 @@ func tidy(path string) string {
 
 func (a *api) route(pattern string, write bool, f func(*call) (any, *apiError)) {
 	a.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-		standby, caughtUp, leader := a.s.role()
+		_, caughtUp, _ := a.s.role()
 		if !caughtUp && pattern != "GET /{$}" {
 			answer(w, r, nil, refuse(http.StatusServiceUnavailable, "The registry is reading its topic; repeat the request."))
 			return
@@ -220,15 +226,28 @@ func (a *api) route(pattern string, write bool, f func(*call) (any, *apiError)) 
 				return
 			}
 		}
-		if write && standby {
-			a.pass(w, c, leader)
-			return
+		if write {
+			limit, cancel := context.WithTimeout(r.Context(), writeTime)
+			defer cancel()
+			c.limit = limit
+			if here, leader := a.s.writer(limit); !here {
+				a.pass(w, c, leader)
+				return
+			}
 		}
 		c.name = qualify(c.context, r.PathValue("subject"))
 		if !strings.Contains(pattern, "/config") && !strings.Contains(pattern, "/mode") {
 			_, _ = a.s.read(func(s *state) (any, *apiError) { c.name = s.aliased(c.name); return nil, nil })
 		}
 		v, refusal := f(c)
+		for refusal != nil && refusal.moved && c.limit.Err() == nil {
+			here, leader := a.s.writer(c.limit)
+			if !here {
+				a.pass(w, c, leader)
+				return
+			}
+			v, refusal = f(c)
+		}
 		if r.Header.Get(forwarded) != "" {
 			a.s.mu.RLock()
 			w.Header().Set(applied, strconv.FormatInt(a.s.applied, 10))
@@ -249,7 +268,7 @@ func (a *api) pass(w http.ResponseWriter, c *call, leader eventlog.Identity) {
 		answer(w, r, nil, refuse(codeUnknownLeader, "This instance does not write and knows no other that does; repeat the request."))
 		return
 	}
-	body, refusal := readBody(r)
+	body, refusal := c.payload()
 	if refusal != nil {
 		answer(w, r, nil, refusal)
 		return
@@ -258,6 +277,9 @@ func (a *api) pass(w http.ResponseWriter, c *call, leader eventlog.Identity) {
 		Transport: a.forward,
 		Rewrite: func(p *httputil.ProxyRequest) {
 			p.Out.URL.Scheme, p.Out.URL.Host = "http", leader.Address
+			if host, secure := strings.CutPrefix(leader.Address, "https://"); secure {
+				p.Out.URL.Scheme, p.Out.URL.Host = "https", host
+			}
 			if c.context != "" {
 				p.Out.URL.Path, p.Out.URL.RawPath = "/contexts/"+c.context+r.URL.Path, "/contexts/"+url.PathEscape(c.context)+r.URL.EscapedPath()
 			}
@@ -275,13 +297,15 @@ func (a *api) pass(w http.ResponseWriter, c *call, leader eventlog.Identity) {
 			}
 			return nil
 		},
-		ErrorHandler: func(w http.ResponseWriter, r *http.Request, _ error) {
+		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
+			var untrusted *tls.CertificateVerificationError
+			if errors.As(err, &untrusted) { // it is there: taking over from each other would never end
+				a.s.cfg.Logger.Error("a write cannot be forwarded: the certificate of the writing instance is not trusted", "address", leader.Address, "error", err.Error())
+				answer(w, r, nil, refuse(codeForwarding, "The certificate of the writing instance is not trusted by this one."))
+				return
+			}
 			if r.Context().Err() == nil {
-				// The owner seems gone. Should it be there after all, the fence decides who writes.
-				select {
-				case a.s.takeover <- struct{}{}:
-				default:
-				}
+				a.s.takeOver()
 			}
 			answer(w, r, nil, refuse(codeForwarding, "The writing instance does not answer; repeat the request."))
 		},
@@ -360,6 +384,19 @@ func readBody(r *http.Request) ([]byte, *apiError) {
 	return body, nil
 }
 
+// payload returns the request's body, which is read once: a write may be forwarded after it was looked at here.
+func (c *call) payload() (body []byte, refusal *apiError) {
+	if c.sent == nil {
+		if c.sent, refusal = readBody(c.r); refusal != nil {
+			return nil, refusal
+		}
+		if c.sent == nil {
+			c.sent = []byte{}
+		}
+	}
+	return c.sent, nil
+}
+
 // body decodes the request's JSON. Unknown fields are ignored: newer clients send more than older registries know.
 func (c *call) body(v any) *apiError {
 	if ct := c.r.Header.Get("Content-Type"); ct != "" {
@@ -375,7 +412,7 @@ func (c *call) body(v any) *apiError {
 	if e := c.r.Header.Get("Content-Encoding"); e != "" && !strings.EqualFold(e, "identity") {
 		return refuse(http.StatusUnsupportedMediaType, "Compressed requests are not supported")
 	}
-	data, refusal := readBody(c.r)
+	data, refusal := c.payload()
 	if refusal != nil {
 		return refusal
 	}
@@ -405,7 +442,7 @@ func (c *call) subject() string { return c.name }
 
 // submit has the writer make a write for the request.
 func (c *call) submit(plan func(*state) ([]record, any, *apiError)) (any, *apiError) {
-	return c.s.submit(c.r.Context(), plan)
+	return c.s.submit(c.limit, plan)
 }
 
 // number returns the version in the path, latest for "latest" and -1.

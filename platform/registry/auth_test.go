@@ -203,9 +203,7 @@ func TestAuthOverHTTP(t *testing.T) {
 func TestGroupCommit(t *testing.T) {
 	one := start(t, broker(t, "").Addr(), "one")
 	do(t, "PUT", one.url+"/config", `{"compatibility":"NONE"}`)
-	one.mu.RLock()
-	before := one.applied
-	one.mu.RUnlock()
+	before := one.end()
 	var wg sync.WaitGroup
 	for i := range 200 {
 		wg.Go(func() {
@@ -220,10 +218,7 @@ func TestGroupCommit(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	one.mu.RLock()
-	written := one.applied - before
-	one.mu.RUnlock()
-	if written != 100 { // one record for each schema, although two ask for each
+	if written := one.end() - before; written != 100 { // one record for each schema, although two ask for each
 		t.Errorf("%d records for 100 schemas", written)
 	}
 }

@@ -32,7 +32,7 @@ var (
 
 // ClientConfig is what a Client needs. Zero fields mean the default that is named.
 type ClientConfig struct {
-	URLs     []string      // of the instances of one registry, tried in turn; at least one
+	URLs     []string      // of the instances of one registry, tried in turn; at least one. With /contexts/{context} at the end: of that context
 	Username string        // for basic authentication
 	Password string        //
 	Token    string        // for bearer authentication, instead of username and password

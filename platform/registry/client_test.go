@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -145,7 +146,10 @@ func TestClientFaults(t *testing.T) {
 	}
 }
 
-// A registry that answers with something else than what was asked for is not believed.
+// G34: A registry that lies is not believed: an id that stands for another schema than before or than was asked for, references in a
+// circle and an answer of more than 1 MiB are errors, and never a schema.
+//
+// The latter two are in TestClientFaults, and what was known before in TestClientRemembersIDs.
 func TestClientRefusesLies(t *testing.T) {
 	for _, answer := range []string{
 		`200 {"id":0,"version":1,"schema":"\"int\""}`,
@@ -310,6 +314,47 @@ func TestClientReferences(t *testing.T) {
 	}
 	if got, err := c.Latest(t.Context(), "s/2"); err != nil || got != (Latest{3, 1, want}) {
 		t.Errorf("Latest: got %+v, %v", got, err)
+	}
+}
+
+// A client of one context knows nothing of the others: ids, subjects and references are those of its own.
+func TestClientInContext(t *testing.T) {
+	url := start(t, broker(t, "").Addr(), "one").url
+	register(t, url, "money", `"string"`)
+	staging, other := dial(t, ClientConfig{URLs: []string{url + "/contexts/.staging/"}}), dial(t, ClientConfig{URLs: []string{url}})
+	ctx := t.Context()
+	if id, err := staging.Register(ctx, contract.Subject{Name: "money", Schema: moneySchema}); err != nil || id != 1 {
+		t.Fatalf("Register: got %d, %v", id, err)
+	}
+	if status, got, _ := do(t, "POST", url+"/contexts/.staging/subjects/order/versions", with(orderSchema, `"references":[`+refer("money", 1)+`]`)); status != 200 {
+		t.Fatal(got)
+	}
+	if id, err := staging.SchemaID(ctx, "money", moneySchema); err != nil || id != 1 {
+		t.Errorf("SchemaID: got %d, %v", id, err)
+	}
+	if _, err := other.SchemaID(ctx, "money", moneySchema); !errors.Is(err, contract.ErrUnregistered) {
+		t.Errorf("SchemaID in the default context: got %v", err)
+	}
+	if text, err := staging.SchemaByID(ctx, 1); err != nil || text != moneySchema {
+		t.Errorf("SchemaByID: got %s, %v", text, err)
+	}
+	if text, err := other.SchemaByID(ctx, 1); err != nil || text != `"string"` {
+		t.Errorf("SchemaByID in the default context: got %s, %v", text, err)
+	}
+	whole := strings.Replace(orderSchema, `"Money"`, `{"type":"record","name":"Money","fields":[{"name":"minor","type":"long"}]}`, 1)
+	if got, err := staging.Latest(ctx, "order"); err != nil || got != (Latest{2, 1, whole}) {
+		t.Errorf("Latest: got %+v, %v", got, err)
+	}
+	if got, err := staging.Versions(ctx, "money"); err != nil || len(got) != 1 || got[0] != (Registered{1, 1, moneySchema}) {
+		t.Errorf("Versions: got %+v, %v", got, err)
+	}
+	if got, err := staging.Versions(ctx, "order"); err != nil || len(got) != 1 || got[0] != (Registered{1, 2, whole}) {
+		t.Errorf("Versions with references: got %+v, %v", got, err)
+	}
+	for c, want := range map[*Client][]string{staging: {"money", "order"}, other: {":.staging:money", ":.staging:order", "money"}} {
+		if got, err := c.Subjects(ctx, ""); err != nil || !slices.Equal(got, want) {
+			t.Errorf("Subjects: got %q, %v, want %q", got, err, want)
+		}
 	}
 }
 

@@ -144,7 +144,7 @@ func (g *group) append(ctx context.Context, n int) *apiError {
 	case errors.Is(r.err, eventlog.ErrOutcome):
 		return refuse(codeTimeout, "It is not known whether the write was made; repeat the request.")
 	case errors.Is(r.err, eventlog.ErrFenced):
-		return refuse(codeUnknownLeader, "Another instance has become the writer; repeat the request.")
+		return moved()
 	}
 	g.s.cfg.Logger.Error("a write to the registry's topic failed", "error", r.err.Error())
 	return refuse(codeStore, "The write failed; nothing was written.")

@@ -199,6 +199,9 @@ func schemaNumber(i int) (subject, schema string) {
 	return fmt.Sprintf("s%d", i%5), recordSchema(fmt.Sprintf("R%d", i%5), "a", fmt.Sprintf("f%d=0", i))
 }
 
+// G33: What was acknowledged is in the log, and ids and versions are dense and unique, also when the registry is killed at any moment
+// or another instance takes over.
+//
 // The registry is killed again and again during 1,000 registrations, and a new process goes on each time.
 func TestKilledDuringRegistrations(t *testing.T) {
 	const total, kills, workers = 1000, 5, 8
@@ -305,6 +308,79 @@ func TestTakeoverBetweenProcesses(t *testing.T) {
 		register(three.url)
 	}
 	checkRegistry(t, brokers, three.url, acknowledged, i)
+}
+
+// Two processes under load, whichever writes is killed again and again: the other one takes over, and a new one comes beside it. Every
+// schema is registered through both at the same time, and both get the same answer.
+func TestTakeoverUnderLoad(t *testing.T) {
+	const total, kills, workers = 300, 4, 4
+	brokers := broker(t, "").Addr()
+	processes := [2]*process{spawn(t, brokers), spawn(t, brokers)}
+	var urls [2]atomic.Pointer[string]
+	for i, p := range processes {
+		urls[i].Store(&p.url)
+	}
+	do(t, "PUT", processes[1].url+"/config", `{"compatibility":"BACKWARD"}`)
+
+	var mu sync.Mutex
+	acknowledged := map[string]registered{}
+	progress := make(chan struct{}, 2*total)
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	through := func(instance, i int) {
+		subject, schema := schemaNumber(i)
+		for t.Context().Err() == nil {
+			status, got := try("POST", *urls[instance].Load()+"/subjects/"+subject+"/versions", body(schema))
+			if status == 409 || status == 422 {
+				t.Errorf("refused: %d %s", status, got)
+				break
+			}
+			var r registered
+			if status != 200 {
+				continue // killed under way, not ready yet, or nobody writes at the moment: a client repeats it
+			}
+			if err := json.Unmarshal([]byte(got), &r); err != nil {
+				t.Errorf("%s: %v", got, err)
+			}
+			mu.Lock()
+			if other, ok := acknowledged[schema]; ok && other != r {
+				t.Errorf("%s was acknowledged as %+v and as %+v", schema, other, r)
+			}
+			acknowledged[schema] = r
+			mu.Unlock()
+			break
+		}
+		progress <- struct{}{}
+	}
+	for range workers {
+		wg.Go(func() {
+			for i := int(next.Add(1)) - 1; i < total; i = int(next.Add(1)) - 1 {
+				var both sync.WaitGroup
+				both.Go(func() { through(0, i) })
+				through(1, i)
+				both.Wait()
+			}
+		})
+	}
+	killed := 0
+	for n := range 2 * total {
+		<-progress
+		if killed < kills && n >= (killed+1)*2*total/(kills+1) {
+			// The one that came last claimed last: it is the writer.
+			writer := (killed + 1) % 2
+			killed++
+			processes[writer].kill()
+			processes[writer] = spawn(t, brokers)
+			urls[writer].Store(&processes[writer].url)
+		}
+	}
+	wg.Wait()
+	if killed != kills || len(acknowledged) != total {
+		t.Errorf("killed %d times, %d of %d acknowledged", killed, len(acknowledged), total)
+	}
+	for _, p := range processes {
+		checkRegistry(t, brokers, p.url, acknowledged, total)
+	}
 }
 
 // A write that was made through a standby can be read from it at once.

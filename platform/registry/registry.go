@@ -13,8 +13,9 @@ import (
 
 // An apiError is an answer of the registry's API: a code of which the first three digits are the HTTP status.
 type apiError struct {
-	code int
-	text string
+	code  int
+	text  string
+	moved bool // the write was not made, for another instance has become the writer
 }
 
 func (e *apiError) Error() string { return strconv.Itoa(e.code) + ": " + e.text }

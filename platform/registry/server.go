@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -23,7 +24,8 @@ type ServerConfig struct {
 	Log      *eventlog.Client // must be given; it stays the caller's
 	Logger   *slog.Logger     // discards by default
 	Instance string           // tells the instances of one registry apart; must be given if there are several
-	Address  string           // host:port where other instances forward writes to; "" = they refuse writes instead
+	Address  string           // where other instances forward writes to, host:port or https://host:port; "" = they refuse writes instead
+	TLS      *tls.Config      // for forwarding to instances that serve HTTPS; nil = they are trusted as the system trusts
 	Auth     *Auth            // who may do what; nil = everybody everything
 	Version  string           // of the program, for GET /v1/metadata/version
 }
@@ -44,6 +46,7 @@ type Server struct {
 	poison   error         // a record that was not understood: reads go on, writes end
 	caughtUp bool
 	standby  bool              // another instance writes
+	turned   chan struct{}     // closed and renewed when standby changes
 	leader   eventlog.Identity // who made the latest claim
 	claimed  int64             // its offset
 }
@@ -69,7 +72,7 @@ func NewServer(ctx context.Context, cfg ServerConfig) (*Server, error) {
 		return nil, ErrServer.Because("topic %s", Topic).Wrap(err)
 	}
 	return &Server{cfg: cfg, topic: topic, writes: make(chan *write), takeover: make(chan struct{}, 1), state: newState(), applied: -1,
-		progress: make(chan struct{})}, nil
+		progress: make(chan struct{}), turned: make(chan struct{})}, nil
 }
 
 // Ready reports whether the registry has read its topic and so can answer; writes need an owner besides.
@@ -193,7 +196,7 @@ func (s *Server) write(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		if errors.Is(err, eventlog.ErrFenced) {
+		if errors.Is(err, eventlog.ErrFenced) || errors.Is(err, eventlog.ErrDeposed) {
 			// Two that claim from each other would never end: the loser waits until the winner is gone.
 			s.cfg.Logger.Info("another instance writes the registry's topic, this one forwards to it")
 			s.setStandby(true)
@@ -252,34 +255,83 @@ func (s *Server) setStandby(standby bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.standby = standby
+	close(s.turned)
+	s.turned = make(chan struct{})
 }
 
-// submit hands a write to the writer goroutine and waits for its answer.
+// submit hands a write to the writer goroutine and waits for its answer. Where another instance has become the writer meanwhile it is
+// moved: not made here, nor ever will be.
 func (s *Server) submit(ctx context.Context, plan func(*state) ([]record, any, *apiError)) (any, *apiError) {
 	w := &write{plan: plan, reply: make(chan written, 1)}
-	limit, cancel := context.WithTimeout(ctx, writeTime)
-	defer cancel()
-	select {
-	case s.writes <- w:
-	case <-limit.Done():
-		return nil, refuse(codeTimeout, "The registry has no writer at the moment; repeat the request.")
+	for waiting := true; waiting; {
+		s.mu.RLock()
+		standby, turned := s.standby, s.turned
+		s.mu.RUnlock()
+		if standby {
+			return nil, moved()
+		}
+		select {
+		case s.writes <- w:
+			waiting = false
+		case <-turned:
+		case <-ctx.Done():
+			return nil, refuse(codeTimeout, "The registry has no writer at the moment; repeat the request.")
+		}
 	}
 	select {
 	case r := <-w.reply:
 		return r.answer, r.err
-	case <-limit.Done():
+	case <-ctx.Done():
 		return nil, refuse(codeTimeout, "It is not known whether the write was made; repeat the request.")
 	}
 }
 
-// writeTime is how long a write may take, its turn included.
-const writeTime = 10 * time.Second
+// moved is the refusal of a write that belongs to another instance now.
+func moved() *apiError {
+	return &apiError{code: codeUnknownLeader, text: "Another instance has become the writer; repeat the request.", moved: true}
+}
+
+const (
+	writeTime  = 10 * time.Second // how long a write may take, its turn included
+	leaderTime = 2 * time.Second  // how long the claim of another instance may take to be read after it has taken effect
+)
 
 // read calls f with the state, which it may not change or keep.
 func (s *Server) read(f func(*state) (any, *apiError)) (any, *apiError) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return f(s.state)
+}
+
+// writer returns whether this instance writes, else who does. Who was deposed waits until it has read by whom: until then the latest
+// claim is its own. If there is no other claim, the other one has ended before it made one, and this instance claims again.
+func (s *Server) writer(ctx context.Context) (here bool, leader eventlog.Identity) {
+	limit, cancel := context.WithTimeout(ctx, leaderTime)
+	defer cancel()
+	own := eventlog.Identity{Instance: s.cfg.Instance, Address: s.cfg.Address}
+	for {
+		s.mu.RLock()
+		standby, leader, progress, turned := s.standby, s.leader, s.progress, s.turned
+		s.mu.RUnlock()
+		if !standby || leader != own {
+			return !standby, leader
+		}
+		select {
+		case <-progress:
+		case <-turned:
+		case <-limit.Done():
+			s.takeOver()
+			return false, eventlog.Identity{}
+		}
+	}
+}
+
+// takeOver makes a standby claim the topic: the owner seems gone. Should it be there after all, the fence decides who writes.
+func (s *Server) takeOver() {
+	select {
+	case s.takeover <- struct{}{}:
+	default:
+	}
 }
 
 // role returns whether another instance writes, whether this one has read the topic, and who made the latest claim.

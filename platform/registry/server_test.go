@@ -31,6 +31,13 @@ func (i *instance) dump() []string {
 	return dump(i.state)
 }
 
+// end returns the offset up to which an instance has applied its topic.
+func (i *instance) end() int64 {
+	i.mu.RLock()
+	defer i.mu.RUnlock()
+	return i.applied
+}
+
 // Schemas, ids, deletions and settings survive restarts of the registry and of the broker.
 func TestRestart(t *testing.T) {
 	dir := t.TempDir()
@@ -72,6 +79,8 @@ func TestRestart(t *testing.T) {
 	}
 }
 
+// G31: Registering the same content again gives the same id and version and writes nothing, however many ask at once and whichever
+// instance they ask.
 func TestConcurrentRegistrations(t *testing.T) {
 	url := start(t, broker(t, "").Addr(), "one").url
 	do(t, "PUT", url+"/config", `{"compatibility":"NONE"}`)
@@ -148,13 +157,9 @@ func TestTwoInstances(t *testing.T) {
 	}
 }
 
-// A record that is not understood makes the registry read-only and names its place; reads go on.
-func TestPoisonedTopic(t *testing.T) {
-	addr := broker(t, "").Addr()
-	one := start(t, addr, "one")
-	register(t, one.url, "s", `"int"`)
-	one.stop()
-
+// vandal writes a record to the topic as its owner, and returns where it is.
+func vandal(t *testing.T, addr string, key, value []byte) string {
+	t.Helper()
 	log := connect(t, addr)
 	topic, err := log.EnsureTopic(t.Context(), eventlog.TopicSpec{Name: Topic, Partitions: 1, Compacted: true})
 	if err != nil {
@@ -164,28 +169,68 @@ func TestPoisonedTopic(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer owner.Release()
 	b := eventlog.NewBatch(0)
-	if err := b.Add([]byte(`{"keytype":"SCHEMA","subject":"s","version":2,"magic":1}`), []byte("garbage"), nil); err != nil {
+	if err := b.Add(key, value, nil); err != nil {
 		t.Fatal(err)
 	}
 	done := make(chan string, 1)
-	owner.Append(b, func(base int64, err error) { done <- fmt.Sprintf("%s/0@%d", Topic, base) })
-	at := <-done
-	owner.Release()
+	owner.Append(b, func(base int64, err error) {
+		if err != nil {
+			t.Error(err)
+		}
+		done <- fmt.Sprintf("%s/0@%d", Topic, base)
+	})
+	return <-done
+}
 
-	two := start(t, addr, "two")
-	status, got, _ := do(t, "POST", two.url+"/subjects/s/versions", body(`"long"`))
-	if status == 200 || !strings.Contains(got, at) && status != 409 {
-		t.Errorf("a write: %d %s, want a refusal that names %s", status, got, at)
-	}
-	if status, got, _ := do(t, "PUT", two.url+"/config", `{"compatibility":"NONE"}`); status != 500 || !strings.Contains(got, at) {
-		t.Errorf("a write: %d %s, want a refusal that names %s", status, got, at)
-	}
-	if status, _, _ := do(t, "GET", two.url+"/subjects/s/versions/1", ""); status != 200 {
-		t.Errorf("a read: %d", status)
-	}
-	if id, _ := register(t, two.url, "s", `"int"`); id != 1 {
-		t.Errorf("a known schema: id %d", id)
+// G35: A record of `_schemas` that is not understood is never skipped: the registry names its offset, refuses every write, and answers
+// reads with what it had before. Whether it reads the record at its start or while it runs, and from whatever instance.
+func TestPoisonedTopic(t *testing.T) {
+	for _, tt := range []struct{ name, key, value string }{
+		{"garbage", `{"keytype":"SCHEMA","subject":"s","version":2,"magic":1}`, "garbage"},
+		{"a key that is no JSON", `SCHEMA`, `{}`},
+		{"no key", ``, `{}`},
+		{"an id that stands for another schema", `{"keytype":"SCHEMA","subject":"t","version":1,"magic":1}`, `{"subject":"t","version":1,"id":1,"schema":"\"long\"","deleted":false}`},
+		{"an id that is none", `{"keytype":"SCHEMA","subject":"t","version":1,"magic":1}`, `{"subject":"t","version":1,"id":-1,"schema":"\"long\"","deleted":false}`},
+		{"a mode of nothing", `{"keytype":"MODE","subject":null,"magic":0}`, `{}`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			addr := broker(t, "").Addr()
+			running := start(t, addr, "running")
+			register(t, running.url, "s", `"int"`)
+			before := running.dump()
+			at := vandal(t, addr, []byte(tt.key), []byte(tt.value))
+			fresh := start(t, addr, "fresh")
+			for _, i := range []*instance{running, fresh} {
+				for _, w := range []struct{ method, path, body string }{
+					{"POST", "/subjects/n/versions", body(`"long"`)},
+					{"PUT", "/config", `{"compatibility":"NONE"}`},
+					{"PUT", "/mode/s", `{"mode":"READONLY"}`},
+					{"DELETE", "/subjects/s", ""},
+					{"POST", "/subjects/s/versions/1/tags", `{"metadata":{"properties":{"a":"b"}}}`},
+				} {
+					var status int
+					var got string
+					eventually(t, "the instance has read the record", func() bool {
+						status, got, _ = do(t, w.method, i.url+w.path, w.body)
+						return status != 500 || strings.Contains(got, "50001")
+					})
+					if status != 500 || !strings.Contains(got, at) || !strings.Contains(got, "read-only") {
+						t.Errorf("%s: %s %s: %d %s, want a refusal that names %s", i.cfg.Instance, w.method, w.path, status, got, at)
+					}
+				}
+				if status, got, _ := do(t, "GET", i.url+"/subjects/s/versions/1", ""); status != 200 {
+					t.Errorf("%s: a read: %d %s", i.cfg.Instance, status, got)
+				}
+				if id, _ := register(t, i.url, "s", `"int"`); id != 1 {
+					t.Errorf("%s: a known schema: id %d", i.cfg.Instance, id)
+				}
+				if got := i.dump(); !slices.Equal(got, before) {
+					t.Errorf("%s: the record changed the state: %v, was %v", i.cfg.Instance, got, before)
+				}
+			}
+		})
 	}
 }
 

@@ -183,6 +183,8 @@ func TestCompatibilityGroups(t *testing.T) {
 	}
 }
 
+// G30: An id that the registry has given stands for one schema for ever: it never changes and never comes back, also after deletions,
+// compaction, kills and takeovers.
 func TestIDsAndVersions(t *testing.T) {
 	l := newLab()
 	l.level(t, globalSubject, "NONE")

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -10,7 +11,7 @@ import (
 	"github.com/millrace/millrace/platform/contract"
 )
 
-// A Registered is one version of a subject.
+// A Registered is one version of a subject; its text has what it refers to written into it.
 type Registered struct {
 	Version int
 	ID      int32
@@ -35,7 +36,11 @@ func (c *Client) Versions(ctx context.Context, subject string) ([]Registered, er
 			if err != nil {
 				return err
 			}
-			all = append(all, Registered{Version: v, ID: id, Text: s.Schema()})
+			text, err := c.whole(sr, fmt.Sprintf("version %d of subject %s", v, subject), s)
+			if err != nil {
+				return err
+			}
+			all = append(all, Registered{Version: v, ID: id, Text: text})
 		}
 		return nil
 	})
@@ -48,7 +53,8 @@ func (c *Client) Versions(ctx context.Context, subject string) ([]Registered, er
 	return all, nil
 }
 
-// Subjects returns the subjects that begin with a prefix, in their order.
+// Subjects returns the subjects that begin with a prefix, in their order. To a client of one context, with URLs that end with
+// /contexts/{context}, they have the names that they have there.
 func (c *Client) Subjects(ctx context.Context, prefix string) ([]string, error) {
 	var all []string
 	err := c.with(ctx, func(sr *srclient.SchemaRegistryClient) (err error) {
@@ -57,6 +63,11 @@ func (c *Client) Subjects(ctx context.Context, prefix string) ([]string, error) 
 	})
 	if err != nil {
 		return nil, err
+	}
+	for i, name := range all {
+		if context, short := split(name); context != defaultContext && strings.HasSuffix(c.urls[0].Path, "/contexts/"+context) {
+			all[i] = short
+		}
 	}
 	all = slices.DeleteFunc(all, func(s string) bool { return !strings.HasPrefix(s, prefix) })
 	slices.Sort(all)
