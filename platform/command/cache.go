@@ -18,14 +18,13 @@ type stream[S any] struct {
 	version es.Version
 	last    int64 // offset of the last acked event; -1 = none
 
-	// The newest batch with an event of this stream while it is unacked (0 = none), and the place of that event in the batch:
-	// an answer that rests on this state must wait for that batch.
+	// The newest batch with a record of this stream while it is unacked, 0 = none: an answer that rests on this state must wait for it.
 	batch uint64
-	place int
 
 	pasts    []past   // the latest commands
 	complete bool     // they are all that ever took effect, so the store need not be asked
 	early    []uint64 // hashes of the ids of older commands that have no index entry
+	noted    bool     // there are notes in the store that are not among pasts
 
 	newer, older *stream[S] // in the cache's ring
 }
@@ -52,7 +51,9 @@ func (s *stream[S]) remember(p past, stored int64, seed idSeed) {
 		if old.batch != 0 || old.offset >= stored {
 			break
 		}
-		if old.first <= unindexed {
+		if len(old.types) == 0 {
+			s.noted = true
+		} else if old.first <= unindexed {
 			s.early = append(s.early, seed.of(old.id))
 		}
 		s.complete = false

@@ -44,13 +44,61 @@ func TestReceipt(t *testing.T) {
 	if got := r.mustSend("a-1", "k-2", debit{11}); got.Version != 4 || got.Replayed {
 		t.Errorf("got %+v, want version 4, decided now", got)
 	}
-	// Nothing to do: the receipt names the stream's last event.
+	// Nothing to do: that is noted, and the note is what the receipt's position names.
 	last := r.mustSend("a-1", "k-4", nothing{})
 	if last.Version != 4 || len(last.Events) != 0 || last.Position.Offset <= got.Position.Offset {
 		t.Errorf("nothing to do: got %+v", last)
 	}
-	if got := r.mustSend("a-9", "k-5", nothing{}); got.Version != 0 || !got.Position.IsZero() {
+	if got := r.mustSend("a-9", "k-5", nothing{}); got.Version != 0 || got.Position.IsZero() {
 		t.Errorf("nothing to do on an empty stream: got %+v", got)
+	}
+}
+
+// TestNothingToDo: a command that had nothing to do stays one, whatever becomes of its stream.
+//
+// G6: A command id takes effect at most once on its stream, for ever, and its repetition gets the first receipt.
+func TestNothingToDo(t *testing.T) {
+	r := newRig(t, func(r *rig) { r.cfg.Streams = 1 }) // hardly anything stays in memory
+	first := map[string]Receipt{}
+	begin := func(stream, id string) {
+		t.Helper()
+		// Nothing to do below 100.
+		first[stream+"/"+id] = r.mustSend(stream, id, sweep{Above: 100})
+	}
+	begin("empty", "k-0")
+	for i := range 40 {
+		r.mustSend("a", fmt.Sprint("c-", i), credit{Amount: 1})
+		begin("a", fmt.Sprint("k-", i))
+	}
+	r.mustSend("long", "c-1", credit{Amount: 1, Times: 2 * unindexed})
+	begin("long", "k-1")
+	for _, stream := range []string{"empty", "a", "long"} {
+		r.mustSend(stream, "rich", credit{Amount: 1000})
+	}
+	again := func(when string) {
+		t.Helper()
+		for key, want := range first {
+			stream, id, _ := strings.Cut(key, "/")
+			got := r.mustSend(stream, id, sweep{Above: 100})
+			want.Replayed = true
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("%s: %s (-first +repeat):\n%s", when, key, diff)
+			}
+			if _, err := r.send(stream, id, sweep{Above: 99}); !errors.Is(err, ErrReused) {
+				t.Errorf("%s: %s with another payload: %v", when, key, err)
+			}
+		}
+	}
+	again("at once")
+	r.restart(false)
+	again("after a restart")
+	r.restart(true)
+	again("after the store was lost")
+	if b, v := r.balance("empty"); b != 1000 || v != 1 {
+		t.Errorf("balance %d at %d, want 1000 at 1", b, v)
+	}
+	if got := r.mustSend("empty", "k-9", sweep{Above: 100}); len(got.Events) != 1 {
+		t.Errorf("a new command: %+v, want one event", got)
 	}
 }
 

@@ -51,6 +51,7 @@ type credit struct {
 }
 type debit struct{ Amount int64 }
 type nothing struct{}
+type sweep struct{ Above int64 } // debits what is above, which may be nothing
 type bug struct{}
 type emit struct{ Amounts []int64 } // exchanged events, followed by a credit of 1
 
@@ -76,6 +77,10 @@ var decider = es.Decider[account, cmd, event]{
 				events = append(events, exchanged{n, n / 2})
 			}
 			return append(events, credited{1, ""}), nil
+		case sweep:
+			if s.Balance > c.Above {
+				return []event{debited{s.Balance - c.Above}}, nil
+			}
 		case bug:
 			panic("the decider has a bug")
 		}

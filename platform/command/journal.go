@@ -16,7 +16,9 @@ import (
 // The stream store keeps, for each partition, under
 //
 //	'e' partition stream version -> one event (row)
+//	'e' partition stream 0 -> nothing: there are notes about commands that had nothing to do on the stream
 //	'c' partition hash(stream, command id) -> version of the command's first event, if that is above unindexed
+//	'c' partition hash(stream, command id) -> version of the stream and the note (row without an event), of a command that had nothing to do
 //	'p' partition -> the cursor: everything before it is in the store
 //	'o' partition -> the instance and the address of the latest owner before the cursor
 //	'w' partition -> nothing: written to see whether the store takes writes
@@ -125,7 +127,7 @@ func parseRow(b []byte) (row, error) {
 	r.time = time.UnixMicro(micros).UTC()
 	r.typ = text()
 	r.meta = es.Meta{CommandID: text(), CommandHash: text(), CorrelationID: text(), CausationID: text(), Actor: text(), TraceParent: text(), Time: r.time}
-	if bad || r.count < 1 || r.index >= r.count {
+	if bad || r.index >= max(r.count, 1) {
 		return row{}, errRow
 	}
 	if r.meta.CorrelationID == "" {
@@ -153,12 +155,25 @@ func (w *rowWriter) put(b *store.Batch, partition int32, stream es.StreamID, ver
 	return b.Set(w.key, w.value)
 }
 
+// note writes that a command was decided at a version of a stream and had nothing to do.
+func (w *rowWriter) note(b *store.Batch, partition int32, stream es.StreamID, version es.Version, r *row) error {
+	w.key = eventKey(w.key[:0], partition, stream, 0)
+	if err := b.Set(w.key, nil); err != nil {
+		return err
+	}
+	w.key, w.value = commandKey(w.key[:0], partition, stream, r.meta.CommandID), r.append(binary.AppendUvarint(w.value[:0], uint64(version)))
+	return b.Set(w.key, w.value)
+}
+
 func readRow(rd *store.Reader, key []byte) (row, error) {
 	value, err := rd.Get(key)
 	if err != nil {
 		return row{}, err
 	}
 	r, err := parseRow(value)
+	if err == nil && r.count < 1 {
+		err = errRow
+	}
 	if err != nil {
 		return row{}, ErrStore.Because("row %x: %v", key, err)
 	}
@@ -169,8 +184,8 @@ func readRow(rd *store.Reader, key []byte) (row, error) {
 type past struct {
 	id, hash string
 	first    es.Version
-	offset   int64    // of its last event; unacked until the batch is
-	types    []string // of its events
+	offset   int64    // of its last event, or of its note; unacked until the batch is
+	types    []string // of its events; none = it had nothing to do
 	batch    uint64   // the batch it is in while that is unacked, else 0
 	slot     int      // its place in that batch
 }
@@ -187,6 +202,16 @@ func findIndexed(rd *store.Reader, partition int32, stream es.StreamID, commandI
 	n, size := binary.Uvarint(value)
 	if size <= 0 {
 		return nil, ErrStore.Because("index entry of command %q on %q is malformed", commandID, stream)
+	}
+	if len(value) > size {
+		r, err := parseRow(value[size:])
+		if err != nil || r.count != 0 {
+			return nil, ErrStore.Because("the note of command %q on %q is malformed", commandID, stream)
+		}
+		if r.meta.CommandID != commandID {
+			return nil, nil
+		}
+		return &past{id: commandID, hash: r.meta.CommandHash, first: es.Version(n) + 1, offset: r.offset}, nil
 	}
 	return readPast(rd, partition, stream, es.Version(n), commandID)
 }

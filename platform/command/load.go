@@ -24,6 +24,13 @@ func (p *partition[S, C, E]) load(ctx context.Context, id es.StreamID) (loaded *
 		return s, nil
 	}
 	err = p.engine.cfg.Store.Read(func(rd *store.Reader) error {
+		noted, err := rd.Has(eventKey(nil, p.at.Partition, id, 0))
+		if err != nil {
+			return err
+		}
+		if noted {
+			s.noted, s.complete = true, false
+		}
 		// Most unknown streams are new ones: one look that the store's filters answer.
 		if ok, err := rd.Has(eventKey(nil, p.at.Partition, id, 1)); err != nil || !ok {
 			return err
@@ -55,7 +62,8 @@ func (p *partition[S, C, E]) known(s *stream[S], commandID string) (*past, error
 		return found, nil
 	}
 	early := slices.Contains(s.early, p.seed.of(commandID))
-	if !early && s.version <= unindexed {
+	indexed := s.noted || s.version > unindexed
+	if !early && !indexed {
 		return nil, nil
 	}
 	var found *past
@@ -63,7 +71,7 @@ func (p *partition[S, C, E]) known(s *stream[S], commandID string) (*past, error
 		if early {
 			found, err = findEarly(rd, p.at.Partition, s.id, commandID)
 		}
-		if err == nil && found == nil && s.version > unindexed {
+		if err == nil && found == nil && indexed {
 			found, err = findIndexed(rd, p.at.Partition, s.id, commandID)
 		}
 		return err

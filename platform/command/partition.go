@@ -101,12 +101,14 @@ type taken[S, C any] struct {
 	meta    es.Meta
 }
 
-// A wait is an answer that rests on events of a batch: a refusal, a command with nothing to do, a repeat of a command in it.
+// last returns the place of the command's last record in the batch.
+func (t *taken[S, C]) last() int { return t.place + max(len(t.types), 1) - 1 }
+
+// A wait is an answer that rests on events of a batch: a refusal, or a repeat of a command in it.
 type wait[C any] struct {
 	request *request[C]
 	result  result
 	repeat  int // of taken[repeat]; -1 = result is the answer
-	place   int // the event that gives the result its position; -1 = it has one, or needs none
 }
 
 func newPartition[S, C, E any](e *Engine[S, C, E], id int32) *partition[S, C, E] {
@@ -317,6 +319,18 @@ func (p *partition[S, C, E]) follow(ctx context.Context, f eventlog.Fetched) err
 			p.owned(r.Owner)
 			err = putOwner(b, p.at.Partition, r.Owner)
 		}
+		if r.Mark == eventlog.MarkNote {
+			var env es.Envelope[E]
+			if env, err = e.events.Facts(*r); err != nil {
+				return fmt.Errorf("command: record %s: %w", r.Position, err)
+			}
+			if env.Version == 0 {
+				p.filter.begun(env.Stream)
+			}
+			line := rowOf(&env, nil)
+			line.typ = ""
+			err = rows.note(b, p.at.Partition, env.Stream, env.Version, &line)
+		}
 		if r.Mark == 0 {
 			var env es.Envelope[E]
 			if env, err = e.events.Facts(*r); err != nil {
@@ -460,7 +474,7 @@ func (p *partition[S, C, E]) admit(ctx context.Context, r *request[C]) {
 		return // nobody waits any more; a repeat of the command finds out what became of it
 	}
 	if r.confirm {
-		p.rest(new(stream[S]), wait[C]{request: r, repeat: -1, place: -1})
+		p.rest(new(stream[S]), wait[C]{request: r, repeat: -1})
 		return
 	}
 	c := &r.command
@@ -474,19 +488,19 @@ func (p *partition[S, C, E]) admit(ctx context.Context, r *request[C]) {
 	case err != nil:
 		r.answer <- result{err: err}
 	case known != nil && !r.lookup && known.hash != c.Meta.CommandHash:
-		p.rest(s, wait[C]{request: r, repeat: -1, place: -1, result: result{
+		p.rest(s, wait[C]{request: r, repeat: -1, result: result{
 			err: ErrReused.Because("%q was given to another command on %q", c.ID, c.Stream).WithFix("use a new Idempotency-Key for every new command"),
 		}})
 	case known != nil && known.batch != 0:
-		p.attach(known.batch, wait[C]{request: r, repeat: known.slot, place: -1})
+		p.attach(known.batch, wait[C]{request: r, repeat: known.slot})
 	case known != nil:
 		a := receipt(p.at, s.id, known)
 		a.Replayed = !r.retried && !r.lookup && !c.Repeat
-		p.rest(s, wait[C]{request: r, repeat: -1, place: -1, result: result{receipt: a}})
+		p.rest(s, wait[C]{request: r, repeat: -1, result: result{receipt: a}})
 	case r.lookup:
-		p.rest(s, wait[C]{request: r, repeat: -1, place: -1, result: result{err: ErrUnknownCommand.Because("%q on %q", c.ID, c.Stream)}})
+		p.rest(s, wait[C]{request: r, repeat: -1, result: result{err: ErrUnknownCommand.Because("%q on %q", c.ID, c.Stream)}})
 	case c.Expect != nil && *c.Expect != s.version:
-		p.rest(s, wait[C]{request: r, repeat: -1, place: -1, result: result{
+		p.rest(s, wait[C]{request: r, repeat: -1, result: result{
 			err: ErrVersion.Because("%q is at %d, expected %d", c.Stream, s.version, *c.Expect).WithCurrent(int64(s.version)).WithFix("read the stream again and decide anew"),
 		}})
 	default:
@@ -500,16 +514,9 @@ func (p *partition[S, C, E]) decide(s *stream[S], r *request[C]) {
 	events, state, err := p.consult(s, c)
 	switch {
 	case err != nil:
-		p.rest(s, wait[C]{request: r, repeat: -1, place: -1, result: result{err: err}})
+		p.rest(s, wait[C]{request: r, repeat: -1, result: result{err: err}})
 	case len(events) == 0:
-		done := Receipt{ID: s.id, Version: s.version, Events: []EventRef{}}
-		place := -1
-		if s.batch != 0 {
-			place = s.place
-		} else if s.last >= 0 {
-			done.Position = es.Position{TopicPartition: p.at, Offset: s.last}
-		}
-		p.rest(s, wait[C]{request: r, repeat: -1, place: place, result: result{receipt: done}})
+		p.note(s, r)
 	default:
 		p.take(s, r, events, state)
 	}
@@ -538,6 +545,39 @@ func (p *partition[S, C, E]) panicked(v any, id es.StreamID, what string) error 
 	return ErrDecider.Because("panic: %v", v)
 }
 
+// note takes a command that has nothing to do. It is noted in the log: decided again, on a later state, it might have something to do,
+// although its caller was told that there was nothing.
+func (p *partition[S, C, E]) note(s *stream[S], r *request[C]) {
+	b, c := p.filling, &r.command
+	if b.encoded.Len() >= p.engine.cfg.BatchRecords {
+		p.held = r
+		return
+	}
+	t := taken[S, C]{request: r, stream: s, first: s.version + 1, place: b.encoded.Len(), begin: len(b.arena), meta: c.Meta}
+	err := p.engine.events.AddNote(b.encoded, es.Envelope[E]{Stream: s.id, Version: s.version, Meta: c.Meta}, p.engine.cfg.Marks, p.engine.cfg.Identity)
+	switch {
+	case errors.Is(err, eventlog.ErrBatchFull) && b.encoded.Len() > 0:
+		p.held = r
+		return
+	case err != nil:
+		p.rest(s, wait[C]{request: r, repeat: -1, result: result{err: err}})
+		return
+	}
+	b.parts = append(b.parts, part{"", len(b.arena)})
+	if s.version == 0 {
+		p.filter.begun(s.id)
+	}
+	p.accept(s, r, t)
+}
+
+// accept makes a command that is in the batch part of its stream's past.
+func (p *partition[S, C, E]) accept(s *stream[S], r *request[C], t taken[S, C]) {
+	b := p.filling
+	s.batch = b.seq
+	s.remember(past{id: r.command.ID, hash: r.command.Meta.CommandHash, first: t.first, types: t.types, batch: b.seq, slot: len(b.taken)}, p.stored.get(), p.seed)
+	b.taken = append(b.taken, t)
+}
+
 // take encodes the events, all in one batch, and makes them part of the stream's state.
 func (p *partition[S, C, E]) take(s *stream[S], r *request[C], events []E, state S) {
 	e, b, c := p.engine, p.filling, &r.command
@@ -555,12 +595,12 @@ func (p *partition[S, C, E]) take(s *stream[S], r *request[C], events []E, state
 			case errors.Is(err, eventlog.ErrBatchFull) && b.encoded.Len() > 0:
 				p.held = r
 			case errors.Is(err, eventlog.ErrBatchFull), errors.Is(err, eventlog.ErrTooLarge):
-				p.rest(s, wait[C]{request: r, repeat: -1, place: -1, result: result{
+				p.rest(s, wait[C]{request: r, repeat: -1, result: result{
 					err: ErrTooLarge.Because("%d events, more than %d bytes", len(events), e.cfg.BatchBytes).WithFix("split the command"),
 				}})
 			default:
 				e.cfg.Logger.Error("event cannot be encoded", "partition", p.at.String(), "stream", string(s.id), "error", err)
-				p.rest(s, wait[C]{request: r, repeat: -1, place: -1, result: result{err: ErrDecider.Because("event %d", i).Wrap(err)}})
+				p.rest(s, wait[C]{request: r, repeat: -1, result: result{err: ErrDecider.Because("event %d", i).Wrap(err)}})
 			}
 			return
 		}
@@ -569,9 +609,7 @@ func (p *partition[S, C, E]) take(s *stream[S], r *request[C], events []E, state
 		p.filter.begun(s.id)
 	}
 	s.state, s.version = state, s.version+es.Version(len(events))
-	s.batch, s.place = b.seq, b.encoded.Len()-1
-	s.remember(past{id: c.ID, hash: c.Meta.CommandHash, first: t.first, types: t.types, batch: b.seq, slot: len(b.taken)}, p.stored.get(), p.seed)
-	b.taken = append(b.taken, t)
+	p.accept(s, r, t)
 }
 
 func (p *partition[S, C, E]) encode(t *taken[S, C], index, count int, event E) error {
@@ -683,7 +721,7 @@ func (p *partition[S, C, E]) confirm(base int64) {
 	for i := range b.taken {
 		t := &b.taken[i]
 		s := t.stream
-		s.last = base + int64(t.place+len(t.types)-1)
+		s.last = base + int64(t.last())
 		if s.batch == b.seq {
 			s.batch = 0
 		}
@@ -693,12 +731,9 @@ func (p *partition[S, C, E]) confirm(base int64) {
 		t.request.answer <- result{receipt: p.receipt(b, t, base)}
 	}
 	for _, w := range b.waits {
-		switch {
-		case w.repeat >= 0:
+		if w.repeat >= 0 {
 			w.result.receipt = p.receipt(b, &b.taken[w.repeat], base)
 			w.result.receipt.Replayed = !w.request.retried && !w.request.lookup && !w.request.command.Repeat
-		case w.place >= 0:
-			w.result.receipt.Position = es.Position{TopicPartition: p.at, Offset: base + int64(w.place)}
 		}
 		w.request.answer <- w.result
 	}
@@ -716,7 +751,7 @@ func (p *partition[S, C, E]) confirm(base int64) {
 func (p *partition[S, C, E]) receipt(b *batch[S, C], t *taken[S, C], base int64) Receipt {
 	r := Receipt{
 		ID: t.stream.id, Version: t.first + es.Version(len(t.types)) - 1, Events: make([]EventRef, len(t.types)),
-		Position: es.Position{TopicPartition: p.at, Offset: base + int64(t.place+len(t.types)-1)},
+		Position: es.Position{TopicPartition: p.at, Offset: base + int64(t.last())},
 	}
 	for i, typ := range t.types {
 		r.Events[i] = EventRef{Type: typ, ID: b.parts[t.place+i].id, Version: t.first + es.Version(i)}
@@ -728,6 +763,12 @@ func (p *partition[S, C, E]) receipt(b *batch[S, C], t *taken[S, C], base int64)
 func (p *partition[S, C, E]) write(w *rowWriter, into *store.Batch, b *batch[S, C], base int64, from int) (int, error) {
 	for i := range b.taken {
 		t := &b.taken[i]
+		if len(t.types) == 0 && t.place >= from {
+			r := row{offset: base + int64(t.place), time: t.meta.Time, meta: t.meta}
+			if err := w.note(into, p.at.Partition, t.stream.id, t.first-1, &r); err != nil {
+				return t.place, err
+			}
+		}
 		start := t.begin
 		for j := range t.types {
 			place := t.place + j

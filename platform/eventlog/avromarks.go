@@ -17,9 +17,11 @@ var (
 	barrierSchema string
 	//go:embed marks/PartitionClosed.avsc
 	closedSchema string
+	//go:embed marks/CommandNoted.avsc
+	notedSchema string
 )
 
-// markEvent is what a mark holds: one of the three types below.
+// markEvent is what a mark holds: one of the four types below.
 //
 //sumtype:decl
 type markEvent interface{ isMark() }
@@ -42,15 +44,23 @@ type partitionClosed struct {
 	ClosedAt time.Time `avro:"closed_at"`
 }
 
+type commandNoted struct {
+	Instance string    `avro:"instance"`
+	Address  string    `avro:"address"`
+	NotedAt  time.Time `avro:"noted_at"`
+}
+
 func (partitionClaimed) isMark() {}
 func (partitionBarrier) isMark() {}
 func (partitionClosed) isMark()  {}
+func (commandNoted) isMark()     {}
 
 func markContract(topic string) contract.Set[markEvent] {
 	return contract.Set[markEvent]{Topic: topic, Types: []contract.Type[markEvent]{
 		contract.For[partitionClaimed, markEvent](claimedSchema),
 		contract.For[partitionBarrier, markEvent](barrierSchema),
 		contract.For[partitionClosed, markEvent](closedSchema),
+		contract.For[commandNoted, markEvent](notedSchema),
 	}}
 }
 
@@ -63,7 +73,7 @@ type avroMarks struct {
 }
 
 // AvroMarks returns marks that are framed Avro, so that every consumer of the topic can decode every record: the records
-// millrace.v1.PartitionClaimed, PartitionBarrier and PartitionClosed, without a key. It returns the contract's errors, such as
+// millrace.v1.PartitionClaimed, PartitionBarrier and PartitionClosed, without a key, and CommandNoted, whose key is the stream. It returns the contract's errors, such as
 // contract_unregistered.
 func AvroMarks(ctx context.Context, topic string, r contract.Resolver) (Marks, error) {
 	codec, err := contract.Bind(ctx, markContract(topic), r)
@@ -83,6 +93,8 @@ func (m avroMarks) Mark(kind MarkKind, who Identity, at time.Time) (key, value [
 		e = partitionBarrier{who.Instance, who.Address, at}
 	case MarkClose:
 		e = partitionClosed{who.Instance, who.Address, at}
+	case MarkNote:
+		e = commandNoted{who.Instance, who.Address, at}
 	default:
 		return nil, nil, nil, ErrRecord.Because("%d is no kind of mark", kind)
 	}

@@ -198,7 +198,7 @@ func writersOf(records []*kgo.Record) (pids []int64, marked bool) {
 		if !slices.Contains(pids, r.ProducerID) {
 			pids = append(pids, r.ProducerID)
 		}
-		if mark != 0 {
+		if mark == MarkClaim || mark == MarkBarrier {
 			return pids, true
 		}
 	}

@@ -64,11 +64,29 @@ func (x *Events[E]) Add(b *Batch, env es.Envelope[E]) error {
 
 // AddFrame is Add for an event that the codec has framed already, for callers that need the frame themselves.
 func (x *Events[E]) AddFrame(b *Batch, env *es.Envelope[E], frame []byte) error {
+	if env.Type == "" {
+		env.Type = x.codec.TypeName(env.Event)
+	}
+	return x.add(b, env, frame, nil)
+}
+
+// typeNote is the ce_type of notes.
+const typeNote = "millrace.v1.CommandNoted"
+
+// AddNote encodes, at the end of the batch, that a command was decided on a stream and had nothing to do: of the envelope, Stream,
+// Version (of the stream then, 0 = it has no events) and Meta count. The errors are those of Add.
+func (x *Events[E]) AddNote(b *Batch, env es.Envelope[E], m Marks, who Identity) error {
+	_, value, _, err := m.Mark(MarkNote, who, env.Meta.Time)
+	if err != nil {
+		return err
+	}
+	env.Type, env.Index, env.Count = typeNote, 0, 0
+	return x.add(b, &env, value, markHeaders(nil, MarkNote, who))
+}
+
+func (x *Events[E]) add(b *Batch, env *es.Envelope[E], frame []byte, more []Header) error {
 	s := b.scratch[:0]
 	typ, id := env.Type, env.ID
-	if typ == "" {
-		typ = x.codec.TypeName(env.Event)
-	}
 	if id == "" {
 		id = es.EventID(env.Stream, env.Meta.CommandID, env.Index)
 	}
@@ -120,16 +138,17 @@ func (x *Events[E]) AddFrame(b *Batch, env *es.Envelope[E], frame []byte) error 
 	for _, m := range marks[:n] {
 		h = append(h, Header{Key: m.key, Value: s[m.from:m.to]})
 	}
+	h = append(h, more...)
 	b.headers = h
 	return b.Add(s[key:], frame, h)
 }
 
-// Facts reads all of a record but the event itself: Type is the type that was written. It returns ErrRecord for headers that Add did not
+// Facts reads all of a record but the event itself: Type is the type that was written. Of a note it reads what AddNote was given. It returns ErrRecord for headers that Add did not
 // write. Time is ce_time, when the command was accepted, and so the same wherever the event is kept; when the log took it is the
 // record's Time.
 func (*Events[E]) Facts(r Record) (es.Envelope[E], error) {
 	env := es.Envelope[E]{Position: r.Position}
-	if r.Mark != 0 {
+	if r.Mark != 0 && r.Mark != MarkNote {
 		return env, ErrRecord.Because("%s is a %s, not an event", r.Position, r.Mark)
 	}
 	if err := parseHeaders(&r, &env.ID, &env.Type, &env.Stream, &env.Version, &env.Index, &env.Count, &env.Meta); err != nil {
@@ -143,6 +162,9 @@ func (*Events[E]) Facts(r Record) (es.Envelope[E], error) {
 // with the position before them; what is known of the event, its type above all, is in the envelope even then. Type is what the
 // event is read as: it is not what was written if that has another name today.
 func (x *Events[E]) Envelope(ctx context.Context, r Record) (es.Envelope[E], error) {
+	if r.Mark != 0 {
+		return es.Envelope[E]{Position: r.Position}, ErrRecord.Because("%s is a %s, not an event", r.Position, r.Mark)
+	}
 	env, err := x.Facts(r)
 	if err != nil {
 		return env, err
@@ -159,6 +181,9 @@ func (x *Events[E]) Envelope(ctx context.Context, r Record) (es.Envelope[E], err
 // Envelopes appends to dst the envelopes of the events, one or more, that a record is today: parts of one stored event have its version
 // and position. With an error it appends one, with what is known of the event.
 func (x *Events[E]) Envelopes(ctx context.Context, dst []es.Envelope[E], r Record) ([]es.Envelope[E], error) {
+	if r.Mark != 0 {
+		return append(dst, es.Envelope[E]{Position: r.Position}), ErrRecord.Because("%s is a %s, not an event", r.Position, r.Mark)
+	}
 	env, err := x.Facts(r)
 	if err != nil {
 		return append(dst, env), err
@@ -269,7 +294,9 @@ func parseHeaders(r *Record, id, typ *string, stream *es.StreamID, version *es.V
 	v, err1 := strconv.ParseInt(number, 10, 64)
 	i, err2 := strconv.ParseInt(at, 10, 32)
 	n, err3 := strconv.ParseInt(of, 10, 32)
-	if err1 != nil || err2 != nil || err3 != nil || v < 1 || i < 0 || i >= n || v <= i {
+	event := v >= 1 && i >= 0 && i < n && v > i
+	note := v >= 0 && i == 0 && n == 0
+	if err1 != nil || err2 != nil || err3 != nil || r.Mark == 0 && !event || r.Mark == MarkNote && !note {
 		return ErrRecord.Because("%s: ce_streamversion %q, ce_commandindex %q, ce_commandcount %q are no numbers of an event", r.Position, number, at, of)
 	}
 	*version, *index, *count = es.Version(v), int(i), int(n)

@@ -202,7 +202,7 @@ func TestMarks(t *testing.T) {
 	}
 	who := Identity{"instance-1", "127.0.0.1:8088"}
 	for name, m := range map[string]Marks{"avro": marks, "noop": NoopMarks} {
-		for kind := MarkClaim; kind <= MarkClose; kind++ {
+		for kind := MarkClaim; kind <= MarkNote; kind++ {
 			key, value, headers, err := m.Mark(kind, who, time.Now())
 			if err != nil {
 				t.Fatal(err)
@@ -219,7 +219,7 @@ func TestMarks(t *testing.T) {
 			}
 		}
 	}
-	for kind, want := range map[MarkKind]string{MarkClaim: "millrace.v1.PartitionClaimed", MarkBarrier: "millrace.v1.PartitionBarrier", MarkClose: "millrace.v1.PartitionClosed"} {
+	for kind, want := range map[MarkKind]string{MarkClaim: "millrace.v1.PartitionClaimed", MarkBarrier: "millrace.v1.PartitionBarrier", MarkClose: "millrace.v1.PartitionClosed", MarkNote: "millrace.v1.CommandNoted"} {
 		_, value, _, err := marks.Mark(kind, who, time.Now())
 		if err != nil {
 			t.Fatal(err)
@@ -237,7 +237,7 @@ func TestMarks(t *testing.T) {
 	for _, s := range MarkSubjects("things.events") {
 		subjects = append(subjects, s.Name)
 	}
-	if diff := cmp.Diff([]string{"things.events-millrace.v1.PartitionClaimed", "things.events-millrace.v1.PartitionBarrier", "things.events-millrace.v1.PartitionClosed"}, subjects); diff != "" {
+	if diff := cmp.Diff([]string{"things.events-millrace.v1.PartitionClaimed", "things.events-millrace.v1.PartitionBarrier", "things.events-millrace.v1.PartitionClosed", "things.events-millrace.v1.CommandNoted"}, subjects); diff != "" {
 		t.Error(diff)
 	}
 }

@@ -10,9 +10,10 @@ const (
 	MarkClaim   MarkKind = iota + 1 // the partition has a new owner
 	MarkBarrier                     // the owner is alive: keeps or renews its fence
 	MarkClose                       // an older producer id is shut out for good
+	MarkNote                        // a command had nothing to do: it is remembered, and no event
 )
 
-var markNames = [...]string{"", "claim", "barrier", "close"}
+var markNames = [...]string{"", "claim", "barrier", "close", "note"}
 
 // String returns the kind's name as it stands in the record's header.
 func (k MarkKind) String() string {
@@ -52,7 +53,7 @@ func markOf(headers []Header) (MarkKind, Identity) {
 	if n < 3 || headers[n-3].Key != headerMark || headers[n-2].Key != headerInstance || headers[n-1].Key != headerAddress {
 		return 0, Identity{}
 	}
-	for k := MarkClaim; k <= MarkClose; k++ {
+	for k := MarkClaim; k <= MarkNote; k++ {
 		if string(headers[n-3].Value) == markNames[k] {
 			return k, Identity{Instance: string(headers[n-2].Value), Address: string(headers[n-1].Value)}
 		}

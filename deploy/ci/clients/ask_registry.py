@@ -21,7 +21,7 @@ def check(what, got, want):
         sys.exit(f"{what}: got {got!r}, want {want!r}")
 
 
-names = ["millrace.v1.PartitionBarrier", "millrace.v1.PartitionClaimed", "millrace.v1.PartitionClosed"]
+names = ["millrace.v1.CommandNoted", "millrace.v1.PartitionBarrier", "millrace.v1.PartitionClaimed", "millrace.v1.PartitionClosed"]
 names += [f"shop.orders.v1.{n}" for n in ("OrderCancelled", "OrderConfirmed", "OrderLineAdded", "OrderPlaced")]
 subjects = [f"{topic}-{name}" for name in names]
 check("subjects", sorted(client.get_subjects()), subjects)

@@ -20,7 +20,7 @@ from confluent_kafka.schema_registry import SchemaRegistryClient
 from confluent_kafka.schema_registry.avro import AvroDeserializer
 
 NAMESPACE = "shop.orders.v1."
-MARKS = {"millrace.v1.PartitionClaimed", "millrace.v1.PartitionBarrier", "millrace.v1.PartitionClosed"}
+MARKS = {"millrace.v1.CommandNoted", "millrace.v1.PartitionClaimed", "millrace.v1.PartitionBarrier", "millrace.v1.PartitionClosed"}
 TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$")
 
 
