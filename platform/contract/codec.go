@@ -3,10 +3,7 @@ package contract
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"sync"
-	"sync/atomic"
 
 	"github.com/modern-go/reflect2"
 )
@@ -21,25 +18,18 @@ type Codec[E any] struct {
 	guards   guards
 	byType   map[uintptr]*bound[E]
 	byName   map[string]*bound[E]
-	plans    atomic.Pointer[map[int32]*plan[E]] // copied on write: a look-up costs no lock and no allocation
-	mu       sync.Mutex
-	loading  map[int32]*load[E]
+	plans    plans[int32, E]
+	guids    plans[GUID, E] // what was found by a header, not by a frame
 }
 
 // A plan says how the payloads of one schema id are read.
 type plan[E any] struct {
+	what     string    // the schema, for messages
 	bound    *bound[E] // the type they become
 	writer   *node
 	conv     *conv // how they become the reader's, nil = they are
 	straight bool  // all payloads of the reader's schema are the writer's, too
 	err      error // why they cannot be read
-}
-
-// A load is a look-up in progress; others that need the same id wait for it.
-type load[E any] struct {
-	done chan struct{}
-	plan *plan[E]
-	err  error
 }
 
 // Append appends e to dst as 0x00, schema id, Avro, and returns the extended buffer. It fails with ErrUnknownType if e's Go type is
@@ -73,23 +63,23 @@ func (c *Codec[E]) TypeName(e E) string {
 // cannot be had now. ctx bounds the look-up of a schema id that was not seen before.
 func (c *Codec[E]) Decode(ctx context.Context, frame []byte) (E, error) {
 	var none E
-	p, id, err := c.plan(ctx, frame)
+	p, err := c.plan(ctx, frame)
 	if err != nil {
 		return none, err
 	}
 	if p.bound.old != nil {
-		all, err := c.decodeOld(nil, p, id, frame[frameBytes:])
+		all, err := c.decodeOld(nil, p, frame[frameBytes:])
 		switch {
 		case err != nil:
 			return none, err
 		case len(all) > 1:
-			return none, ErrSplit.Because("schema id %d, %s: %d events", id, p.bound.subject, len(all))
+			return none, ErrSplit.Because("%s, %s: %d events", p.what, p.bound.subject, len(all))
 		}
 		return all[0], nil
 	}
 	e, err := readPlanned(p, frame[frameBytes:], p.bound.read)
 	if err != nil {
-		return none, ErrUndecodable.Because("schema id %d, %s", id, p.bound.subject).Wrap(err)
+		return none, ErrUndecodable.Because("%s, %s", p.what, p.bound.subject).Wrap(err)
 	}
 	return e, nil
 }
@@ -97,47 +87,58 @@ func (c *Codec[E]) Decode(ctx context.Context, frame []byte) (E, error) {
 // DecodeAll is Decode for sets with upcasters that split: it appends to dst the events, one or more, that the framed one is today. On an
 // error dst is returned as it was; beside Decode's errors there is ErrUpcast.
 func (c *Codec[E]) DecodeAll(ctx context.Context, dst []E, frame []byte) ([]E, error) {
-	p, id, err := c.plan(ctx, frame)
+	p, err := c.plan(ctx, frame)
 	if err != nil {
 		return dst, err
 	}
+	return c.decodeAll(dst, p, frame[frameBytes:])
+}
+
+// decodeAll appends the events that a payload is.
+func (c *Codec[E]) decodeAll(dst []E, p *plan[E], payload []byte) ([]E, error) {
 	if p.bound.old != nil {
-		return c.decodeOld(dst, p, id, frame[frameBytes:])
+		return c.decodeOld(dst, p, payload)
 	}
-	e, err := readPlanned(p, frame[frameBytes:], p.bound.read)
+	e, err := readPlanned(p, payload, p.bound.read)
 	if err != nil {
-		return dst, ErrUndecodable.Because("schema id %d, %s", id, p.bound.subject).Wrap(err)
+		return dst, ErrUndecodable.Because("%s, %s", p.what, p.bound.subject).Wrap(err)
 	}
 	return append(dst, e), nil
 }
 
 // decodeOld reads an event of a retired type.
-func (c *Codec[E]) decodeOld(dst []E, p *plan[E], id int32, payload []byte) ([]E, error) {
+func (c *Codec[E]) decodeOld(dst []E, p *plan[E], payload []byte) ([]E, error) {
 	v, err := readPlanned(p, payload, p.bound.old.read)
 	if err != nil {
-		return dst, ErrUndecodable.Because("schema id %d, %s", id, p.bound.subject).Wrap(err)
+		return dst, ErrUndecodable.Because("%s, %s", p.what, p.bound.subject).Wrap(err)
 	}
 	out, err := c.upcast(dst, p.bound.old.steps, v)
 	if err != nil {
-		return dst, fmt.Errorf("contract: schema id %d, %s: %w", id, p.bound.subject, err)
+		return dst, fmt.Errorf("contract: %s, %s: %w", p.what, p.bound.subject, err)
 	}
 	return out, nil
 }
 
-// plan returns how a frame is read, and its schema id.
-func (c *Codec[E]) plan(ctx context.Context, frame []byte) (*plan[E], int32, error) {
+// plan returns how a frame is read.
+func (c *Codec[E]) plan(ctx context.Context, frame []byte) (*plan[E], error) {
 	if len(frame) < frameBytes || frame[0] != 0 {
-		return nil, 0, badFrame(frame)
+		return nil, badFrame(frame)
 	}
-	id := int32(binary.BigEndian.Uint32(frame[1:frameBytes]))
-	p := (*c.plans.Load())[id]
+	return c.planByID(ctx, int32(binary.BigEndian.Uint32(frame[1:frameBytes])))
+}
+
+func (c *Codec[E]) planByID(ctx context.Context, id int32) (*plan[E], error) {
+	p := c.plans.known(id)
 	if p == nil {
+		if id <= 0 {
+			return nil, ErrUndecodable.Because("schema id %d is not positive", id)
+		}
 		var err error
-		if p, err = c.load(ctx, id); err != nil {
-			return nil, 0, err
+		if p, err = c.plans.load(ctx, id, c.newPlanByID); err != nil {
+			return nil, fmt.Errorf("contract: schema id %d: %w", id, err)
 		}
 	}
-	return p, id, p.err
+	return p, p.err
 }
 
 func badFrame(frame []byte) error {
@@ -151,75 +152,26 @@ func badFrame(frame []byte) error {
 	return ErrUndecodable.Because("the value has %d bytes, a frame has at least %d", len(frame), frameBytes)
 }
 
-// load returns the plan for an id that was not seen before; concurrent callers share one look-up.
-func (c *Codec[E]) load(ctx context.Context, id int32) (*plan[E], error) {
-	if id <= 0 {
-		return nil, ErrUndecodable.Because("schema id %d is not positive", id)
-	}
-	for {
-		c.mu.Lock()
-		if p := (*c.plans.Load())[id]; p != nil {
-			c.mu.Unlock()
-			return p, nil
-		}
-		l := c.loading[id]
-		if l == nil {
-			l = &load[E]{done: make(chan struct{})}
-			c.loading[id] = l
-			c.mu.Unlock()
-			c.fill(ctx, id, l)
-			return l.plan, l.err
-		}
-		c.mu.Unlock()
-		select {
-		case <-l.done:
-		case <-ctx.Done():
-			return nil, fmt.Errorf("contract: schema id %d: %w", id, context.Cause(ctx))
-		}
-		// The one that looked it up may have had less time than this caller: its cancellation is not this caller's.
-		if l.err == nil || !errors.Is(l.err, context.Canceled) && !errors.Is(l.err, context.DeadlineExceeded) {
-			return l.plan, l.err
-		}
-	}
-}
-
-// fill looks the id up, publishes its plan and ends l. What may change, an error of the resolver, is not kept.
-func (c *Codec[E]) fill(ctx context.Context, id int32, l *load[E]) {
-	defer func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		delete(c.loading, id)
-		if l.plan != nil {
-			plans := make(map[int32]*plan[E], len(*c.plans.Load())+1)
-			for k, v := range *c.plans.Load() {
-				plans[k] = v
-			}
-			plans[id] = l.plan
-			c.plans.Store(&plans)
-		} else if l.err == nil {
-			l.err = ErrUndecodable.Because("schema id %d: the look-up ended early", id)
-		}
-		close(l.done)
-	}()
+// newPlanByID looks an id up.
+func (c *Codec[E]) newPlanByID(ctx context.Context, id int32) (*plan[E], error) {
 	text, err := c.resolver.SchemaByID(ctx, id)
 	if err != nil {
-		l.err = fmt.Errorf("contract: schema id %d: %w", id, err)
-		return
+		return nil, err
 	}
-	l.plan = c.newPlan(id, text)
+	return c.newPlan(fmt.Sprintf("schema id %d", id), text), nil
 }
 
-// newPlan decides how what was written with the text is read.
-func (c *Codec[E]) newPlan(id int32, text string) *plan[E] {
+// newPlan decides how what was written with the text, which what names, is read.
+func (c *Codec[E]) newPlan(what, text string) *plan[E] {
 	writer, err := Parse(text)
 	if err != nil {
-		return &plan[E]{err: ErrUndecodable.Because("schema id %d", id).Wrap(err)}
+		return &plan[E]{err: ErrUndecodable.Because("%s", what).Wrap(err)}
 	}
 	b := c.byName[writer.Name()]
 	if b == nil {
-		return &plan[E]{err: ErrUnknownType.Because("%s (schema id %d, topic %s)", writer.Name(), id, c.topic)}
+		return &plan[E]{err: ErrUnknownType.Because("%s (%s, topic %s)", writer.Name(), what, c.topic)}
 	}
-	p := &plan[E]{bound: b, writer: writer.root}
+	p := &plan[E]{what: what, bound: b, writer: writer.root}
 	if writer.Text() == b.schema.Text() {
 		p.straight = true
 		return p
@@ -229,7 +181,7 @@ func (c *Codec[E]) newPlan(id int32, text string) *plan[E] {
 		p.straight = resolve(writer.root, b.schema.root).op == opCopy
 		return p
 	case opFail:
-		return &plan[E]{err: ErrUndecodable.Because("schema id %d, %s: %s", id, b.subject, c.reason).
+		return &plan[E]{err: ErrUndecodable.Because("%s, %s: %s", what, b.subject, c.reason).
 			WithFix("register only compatible versions, and read older ones with a program that knows them")}
 	default:
 		p.conv = c

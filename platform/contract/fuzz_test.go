@@ -136,6 +136,12 @@ func FuzzFrame(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 0, 4, 0})
 	f.Fuzz(func(t *testing.T, frame []byte) {
 		e, err := c.Decode(ctx, frame)
+		if n := min(len(frame), frameBytes); n > 0 { // the same in a header, or, behind 0x01, something else
+			all, headErr := c.DecodeHeader(ctx, nil, frame[:n], frame[n:])
+			if (err == nil) != (headErr == nil) || err == nil && (len(all) != 1 || !equal(all[0], e)) {
+				t.Fatalf("by header %+v, %v; by frame %+v, %v", all, headErr, e, err)
+			}
+		}
 		switch {
 		case err == nil && e == nil:
 			t.Fatal("neither an event nor an error")

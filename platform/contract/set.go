@@ -71,11 +71,10 @@ func Bind[E any](ctx context.Context, s Set[E], r Resolver) (*Codec[E], error) {
 }
 
 func bindSet[E any](ctx context.Context, s Set[E], r Resolver, g guards) (*Codec[E], error) {
-	c := &Codec[E]{resolver: r, topic: s.Topic, guards: g, byType: map[uintptr]*bound[E]{}, byName: map[string]*bound[E]{}, loading: map[int32]*load[E]{}}
+	c := &Codec[E]{resolver: r, topic: s.Topic, guards: g, byType: map[uintptr]*bound[E]{}, byName: map[string]*bound[E]{}}
 	if s.Topic == "" || len(s.Types) == 0 {
 		return nil, ErrContract.Because("a set needs a topic and at least one type")
 	}
-	plans := map[int32]*plan[E]{}
 	var missing []string
 	for _, t := range s.Types {
 		b, err := bindType(t, g)
@@ -97,7 +96,7 @@ func bindSet[E any](ctx context.Context, s Set[E], r Resolver, g guards) (*Codec
 		case err != nil:
 			return nil, fmt.Errorf("contract: look up %s: %w", b.subject, err)
 		default:
-			plans[b.id] = &plan[E]{bound: b, writer: b.schema.root, straight: true}
+			c.plans.add(b.id, &plan[E]{what: fmt.Sprintf("schema id %d", b.id), bound: b, writer: b.schema.root, straight: true})
 		}
 	}
 	if err := c.bindUpcasters(s, g); err != nil {
@@ -107,6 +106,5 @@ func bindSet[E any](ctx context.Context, s Set[E], r Resolver, g guards) (*Codec
 		return nil, ErrUnregistered.Because("the registry does not have %s with the text this program was built with", strings.Join(missing, ", ")).
 			WithFix("register them before the service starts: millrace contract register DIR")
 	}
-	c.plans.Store(&plans)
 	return c, nil
 }

@@ -210,7 +210,7 @@ func TestStraightEvents(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if p := c.newPlan(id, tc.text); p.err != nil || p.straight != tc.want {
+		if p := c.newPlan(fmt.Sprint(id), tc.text); p.err != nil || p.straight != tc.want {
 			t.Errorf("straight %v, want %v, %v: %s", p.straight, tc.want, p.err, tc.text)
 		}
 	}
