@@ -55,7 +55,11 @@ func (s *Server) routingError(err error, c echo.Context) {
 	if errors.As(err, &he) {
 		switch he.Code {
 		case http.StatusNotFound:
-			err = ErrRouteNotFound.Because("%s", clip(r.URL.Path))
+			e := ErrRouteNotFound.Because("%s", clip(r.URL.Path))
+			if s.o.Document != "" {
+				e = e.WithFix("GET %s lists what is here", s.o.Document)
+			}
+			err = e
 		case http.StatusMethodNotAllowed:
 			err = ErrMethod.Because("%.20q is not one of %s", r.Method, c.Response().Header().Get("Allow"))
 		}

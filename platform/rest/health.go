@@ -11,15 +11,17 @@ import (
 // checkTime is how long one readiness check may take.
 const checkTime = time.Second
 
-type checkResult struct {
+// A CheckResult is the outcome of one check in a Health.
+type CheckResult struct {
 	Name   string `json:"name"`
 	OK     bool   `json:"ok"`
 	Detail string `json:"detail,omitempty"`
 }
 
-type healthReport struct {
+// A Health is the body of /livez?verbose and /readyz?verbose.
+type Health struct {
 	Status string        `json:"status"`
-	Checks []checkResult `json:"checks"`
+	Checks []CheckResult `json:"checks"`
 }
 
 // health adds /livez, which answers as long as the process can answer at all, and /readyz, which asks the checks.
@@ -30,7 +32,7 @@ func (s *Server) health() {
 			return nil, err
 		}
 		if q.Has("verbose") {
-			return JSON(http.StatusOK, healthReport{Status: "live", Checks: []checkResult{}}), nil
+			return JSON(http.StatusOK, Health{Status: "live", Checks: []CheckResult{}}), nil
 		}
 		return &Response{Body: []byte("live\n"), ContentType: typeText[0]}, nil
 	})
@@ -54,11 +56,11 @@ func (s *Server) health() {
 }
 
 // ready asks every check, so that a report names all that is missing and not only the first.
-func (s *Server) ready(ctx context.Context) (healthReport, error) {
-	report := healthReport{Status: "ready", Checks: make([]checkResult, 0, len(s.o.Checks)+1)}
+func (s *Server) ready(ctx context.Context) (Health, error) {
+	report := Health{Status: "ready", Checks: make([]CheckResult, 0, len(s.o.Checks)+1)}
 	failed := ""
 	add := func(name string, err error) {
-		c := checkResult{Name: name, OK: err == nil}
+		c := CheckResult{Name: name, OK: err == nil}
 		if err != nil {
 			c.Detail = "failed"
 			if e := fault.From(err); e != nil && e.Kind != fault.Internal {

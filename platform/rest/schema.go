@@ -93,8 +93,9 @@ func (a Additional) MarshalJSON() ([]byte, error) {
 // Schemas derives JSON Schemas from Go types. Named types become components, which are referred to as
 // "#/components/schemas/<package>.<Name>", with the suffix Body for what is decoded. The zero Schemas is ready for use.
 type Schemas struct {
-	named map[string]*Schema
-	names map[named]string
+	named  map[string]*Schema
+	names  map[named]string
+	wanted map[reflect.Type]string
 }
 
 type named struct {
@@ -110,6 +111,14 @@ func (s *Schemas) Body(t reflect.Type) *Schema { return s.of(t, true) }
 
 // Answer returns the schema of what json.Marshal writes for a value of type t: all members are there but those that may be left out.
 func (s *Schemas) Answer(t reflect.Type) *Schema { return s.of(t, false) }
+
+// Name gives the component of an answer's type a name other than its Go name.
+func (s *Schemas) Name(t reflect.Type, name string) {
+	if s.wanted == nil {
+		s.wanted = map[reflect.Type]string{}
+	}
+	s.wanted[t] = name
+}
 
 // Add makes a schema a component under a name of its own and returns the reference to it.
 func (s *Schemas) Add(name string, schema *Schema) *Schema {
@@ -143,6 +152,9 @@ func (s *Schemas) of(t reflect.Type, body bool) *Schema {
 
 // name returns a component's name that no other type has.
 func (s *Schemas) name(t reflect.Type, body bool) string {
+	if name := s.wanted[t]; name != "" && !body {
+		return name
+	}
 	pkg := t.PkgPath()
 	full := pkg[strings.LastIndexByte(pkg, '/')+1:] + "." + strings.Map(func(r rune) rune {
 		if r == '.' || r == '_' || r == '-' || r >= '0' && r <= '9' || r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z' {

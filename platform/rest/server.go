@@ -42,6 +42,7 @@ type Options struct {
 	DrainTime      time.Duration // how long Serve lets running requests finish; 10 s
 	ProblemBase    string        // what the code is appended to in a problem's type; "urn:millrace:problem:"
 	Checks         []Check       // what /readyz asks, in this order
+	Document       string        // path of the document that lists the routes, told to who asks for one that is not there; none by default
 	Authenticate   Authenticator // what Request.Principal asks; nil = nobody is asked who they are
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/millrace/millrace/platform/contract"
 	"github.com/millrace/millrace/platform/fault"
 	"github.com/millrace/millrace/platform/registry"
+	"github.com/millrace/millrace/platform/rest"
 )
 
 // Version is the release of the platform.
@@ -30,6 +31,15 @@ type App struct {
 	Short    string // one sentence for the help
 	Roles    []Role
 	Commands []*cobra.Command
+
+	// Authenticate says who sends a request; nil = nobody is asked. It is called for each request but those for health and the OpenAPI
+	// document, and for requests to the admin address, which is not for the public.
+	Authenticate rest.Authenticator
+	// Authorize says who may do what; nil = everybody may do everything. It is called for each of these requests, for each command of a
+	// batch, and before anything is decided or read.
+	Authorize rest.Authorizer
+	// Trace is told of each piece of work; nil = nobody is. Traceparents are passed on without it, too.
+	Trace Tracer
 }
 
 // Main runs the application with the arguments of the process and exits: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted.

@@ -5,13 +5,11 @@ import (
 	"crypto/rand"
 	"errors"
 	"log/slog"
-	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
 
 	"github.com/millrace/millrace/platform/contract"
-	"github.com/millrace/millrace/platform/es"
 	"github.com/millrace/millrace/platform/eventlog"
 	"github.com/millrace/millrace/platform/fault"
 	"github.com/millrace/millrace/platform/registry"
@@ -29,7 +27,7 @@ type Role interface {
 
 // A host is what the roles of one process share. Roles add to it while it starts; then it runs what they added.
 type host struct {
-	app             string
+	app, short      string
 	config          Config
 	logger          *slog.Logger
 	instance        string
@@ -39,11 +37,16 @@ type host struct {
 	registry        *registry.Client
 	http            *rest.Server
 	metrics         *metrics
+	authorize       rest.Authorizer // the application's rule
+	trace           Tracer
+	secured         bool // whether the application may refuse somebody
 
 	tasks      []task
 	drains     []func() // wait for what requests left behind, after the last request and before the tasks end
 	closers    []func() error
-	operations map[string]operationFunc
+	operations map[string]operations
+	batches    map[string]batched
+	described  []route // for the OpenAPI document
 
 	mu     sync.Mutex
 	checks []rest.Check
@@ -54,23 +57,14 @@ type task struct {
 	run  func(context.Context) error
 }
 
-type operationFunc func(ctx context.Context, op string, stream es.StreamID, id string) (*rest.Response, error)
-
-func newHost(app string, c Config, logger *slog.Logger) *host {
-	h := &host{app: app, config: c, logger: logger, instance: app + "-" + rand.Text()[:8], operations: map[string]operationFunc{}, metrics: newMetrics()}
-	h.http = rest.NewServer(rest.Options{Logger: logger, Checks: []rest.Check{{Name: "roles", Ready: h.ready}}})
-	h.http.Handle(http.MethodGet, "/v1/operations/:id", func(ctx context.Context, r *rest.Request) (*rest.Response, error) {
-		op := r.Param("id")
-		name, stream, id, err := parseOperation(op)
-		if err != nil {
-			return nil, err
-		}
-		answer, ok := h.operations[name]
-		if !ok {
-			return nil, ErrOperation.Because("%.60q", op)
-		}
-		return answer(ctx, op, stream, id)
-	})
+func newHost(a App, c Config, logger *slog.Logger) *host {
+	h := &host{
+		app: a.Name, short: a.Short, config: c, logger: logger, instance: a.Name + "-" + rand.Text()[:8], metrics: newMetrics(),
+		authorize: a.Authorize, trace: a.Trace, secured: a.Authenticate != nil || a.Authorize != nil,
+		operations: map[string]operations{}, batches: map[string]batched{},
+	}
+	h.http = rest.NewServer(rest.Options{Logger: logger, Checks: []rest.Check{{Name: "roles", Ready: h.ready}}, Document: "/openapi.json", Authenticate: a.Authenticate})
+	h.document()
 	return h
 }
 
@@ -81,9 +75,6 @@ func (h *host) run(name string, f func(context.Context) error) {
 
 // drain adds something to wait for between the last request and the end of the tasks.
 func (h *host) drain(wait func()) { h.drains = append(h.drains, wait) }
-
-// operation adds the look-up of an aggregate's asynchronous commands.
-func (h *host) operation(aggregate string, f operationFunc) { h.operations[aggregate] = f }
 
 // check adds a condition of readiness.
 func (h *host) check(name string, ready func(context.Context) error) {

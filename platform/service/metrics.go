@@ -23,7 +23,8 @@ import (
 // metrics are the figures of one process. Labels never hold ids or keys.
 type metrics struct {
 	registry *prometheus.Registry
-	commands *prometheus.HistogramVec // by command and outcome
+	commands *prometheus.HistogramVec // by aggregate, command and outcome
+	counted  *prometheus.CounterVec   // by the same
 	appended *prometheus.CounterVec   // by topic and event type
 	views    viewMetrics              // filled while the process starts
 	fences   *prometheus.CounterVec   // by topic and reason
@@ -37,7 +38,7 @@ func newMetrics() *metrics {
 		commands: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "millrace_command_duration_seconds", Help: "From a command's arrival to its answer.",
 			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5},
-		}, []string{"command", "outcome"}),
+		}, []string{"aggregate", "command", "outcome"}),
 		appended: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "millrace_events_appended_total", Help: "Events of commands that were acknowledged.",
 		}, []string{"topic", "event_type"}),
@@ -45,12 +46,13 @@ func newMetrics() *metrics {
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
 	}
+	m.counted = counter("millrace_commands_total", "Commands that were answered.", "aggregate", "command", "outcome")
 	m.fences = counter("millrace_fences_total", "Partitions that this process lost.", "topic", "reason")
 	m.rogue = counter("millrace_rogue_records_total", "Records that no owner wrote, dropped: somebody else writes the topic.", "topic")
 	m.resends = counter("millrace_append_resends_total", "Batches sent again because an answer was lost or meant to wait.", "topic")
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "millrace_build_info", Help: "1, with the version as a label.", ConstLabels: prometheus.Labels{"version": Version}})
 	build.Set(1)
-	m.registry.MustRegister(m.commands, m.appended, &m.views, m.fences, m.rogue, m.resends, build, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.registry.MustRegister(m.commands, m.counted, m.appended, &m.views, m.fences, m.rogue, m.resends, build, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
@@ -69,8 +71,10 @@ func (m *metrics) watch(c eventlog.Config) eventlog.Config {
 }
 
 // decided counts one command.
-func (m *metrics) decided(name string, began time.Time, r command.Receipt, err error) {
-	m.commands.WithLabelValues(name, outcome(r, err)).Observe(time.Since(began).Seconds())
+func (m *metrics) decided(aggregate, name string, began time.Time, r command.Receipt, err error) {
+	o := outcome(r, err)
+	m.commands.WithLabelValues(aggregate, name, o).Observe(time.Since(began).Seconds())
+	m.counted.WithLabelValues(aggregate, name, o).Inc()
 	if err == nil && !r.Replayed {
 		for _, e := range r.Events {
 			m.appended.WithLabelValues(r.Position.Topic, e.Type).Inc()

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"path/filepath"
+	"reflect"
 	"strconv"
 	"time"
 
@@ -33,13 +34,14 @@ type View struct {
 	indexes  []string
 	subjects []contract.Subject
 	topic    string
+	row      reflect.Type
 	add      func(ctx context.Context, h *host, p *projection.Projector, t eventlog.Topic) error
 }
 
 // ViewOf returns a View over the events of one contract.
 func ViewOf[R, E any](events contract.Set[E], v es.View[R, E]) View {
 	return View{
-		name: v.Name, indexes: sortedKeys(v.Indexes), subjects: events.Subjects(), topic: events.Topic,
+		name: v.Name, indexes: sortedKeys(v.Indexes), subjects: events.Subjects(), topic: events.Topic, row: reflect.TypeFor[R](),
 		add: func(ctx context.Context, h *host, p *projection.Projector, t eventlog.Topic) error {
 			codec, err := contract.Bind(ctx, events, h.registry)
 			if err != nil {
@@ -96,8 +98,9 @@ func (p Projector) start(ctx context.Context, h *host) error {
 			return err
 		}
 		api := viewAPI{view: v, engine: engine}
-		h.http.Handle(http.MethodGet, "/v1/views/"+v.name, api.list)
-		h.http.Handle(http.MethodGet, "/v1/views/"+v.name+"/:key", api.row)
+		for _, r := range api.routes() {
+			h.handle(r)
+		}
 	}
 	h.run(p.Name, engine.Run)
 	h.metrics.views.engines = append(h.metrics.views.engines, engine)
@@ -114,6 +117,17 @@ func (p Projector) start(ctx context.Context, h *host) error {
 type viewAPI struct {
 	view   View
 	engine *projection.Projector
+}
+
+// routes returns what is answered over HTTP.
+func (a viewAPI) routes() []route {
+	rows := "/v1/views/" + a.view.name
+	return []route{
+		{method: http.MethodGet, pattern: rows, wants: wants(rest.Access{Action: rest.ActView, View: a.view.name}), handler: a.list, doc: listDoc(a.view)},
+		{method: http.MethodGet, pattern: rows + "/:key", wants: func(r *rest.Request) (rest.Access, error) {
+			return rest.Access{Action: rest.ActView, View: a.view.name, Key: r.Param("key")}, nil
+		}, handler: a.row, doc: rowDoc(a.view)},
+	}
 }
 
 func (a viewAPI) row(ctx context.Context, r *rest.Request) (*rest.Response, error) {

@@ -112,7 +112,7 @@ func (a App) run(ctx context.Context, c Config, roles []Role, dev bool, stdout, 
 		c.DataDir = dir
 	}
 	step := func(what string) { logger.Debug("started", "what", what, "after", time.Since(began)) }
-	h := newHost(a.Name, c, logger)
+	h := newHost(a, c, logger)
 	at := addresses{PID: os.Getpid()}
 	bound, err := listen(h.http, c.HTTPAddr, "--http-addr")
 	if err != nil {
@@ -372,6 +372,7 @@ func banner(name string, c Config, at addresses, dev bool, roles []Role) string 
 		}
 	}
 	line("http", at.HTTP)
+	line("api", at.HTTP+"/openapi.json")
 	line("kafka", at.Kafka)
 	line("registry", at.Registry)
 	line("metrics", at.Admin+"/metrics")
