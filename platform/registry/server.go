@@ -196,7 +196,7 @@ func (s *Server) write(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		if errors.Is(err, eventlog.ErrFenced) || errors.Is(err, eventlog.ErrDeposed) {
+		if deposed(err) {
 			// Two that claim from each other would never end: the loser waits until the winner is gone.
 			s.cfg.Logger.Info("another instance writes the registry's topic, this one forwards to it")
 			s.setStandby(true)
@@ -217,6 +217,11 @@ func (s *Server) write(ctx context.Context) {
 	}
 }
 
+// deposed reports whether an owner ended because another instance has the topic now.
+func deposed(err error) bool {
+	return errors.Is(err, eventlog.ErrFenced) || errors.Is(err, eventlog.ErrDeposed)
+}
+
 // own serves writes as long as owner may write and returns why that ended.
 func (s *Server) own(ctx context.Context, owner *eventlog.Owner) error {
 	defer owner.Release()
@@ -234,9 +239,9 @@ func (s *Server) own(ctx context.Context, owner *eventlog.Owner) error {
 	g.restart()
 	for {
 		s.mu.RLock()
-		deposed, progress := s.claimed > owner.Claimed().Offset, s.progress
+		newer, progress := s.claimed > owner.Claimed().Offset, s.progress
 		s.mu.RUnlock()
-		if deposed {
+		if newer {
 			return eventlog.ErrFenced.Because("the log holds a newer claim")
 		}
 		select {

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -155,6 +158,99 @@ func TestTwoInstances(t *testing.T) {
 	if got := one.dump(); !slices.Contains(got, "max 4") {
 		t.Errorf("got %v", got)
 	}
+}
+
+// A write that waits for its turn in an instance that is deposed meanwhile is made by the new writer; who sent it notices nothing.
+func TestWaitingWritesMove(t *testing.T) {
+	addr := broker(t, "").Addr()
+	one := start(t, addr, "one")
+	busy, release := make(chan struct{}), make(chan struct{})
+	go func() {
+		_, _ = one.submit(t.Context(), func(*state) ([]record, any, *apiError) {
+			close(busy)
+			<-release
+			return nil, nil, nil
+		})
+	}()
+	<-busy
+	const n = 5
+	answers := make(chan string, n)
+	for i := range n {
+		go func() {
+			_, got, _ := do(t, "POST", fmt.Sprintf("%s/subjects/s%d/versions", one.url, i), body(recordSchema("R", "a")))
+			answers <- got
+		}()
+	}
+	two := start(t, addr, "two")
+	close(release)
+	for range n {
+		if got := <-answers; !strings.Contains(got, `"id":1,"version":1`) {
+			t.Errorf("got %s", got)
+		}
+	}
+	if standby, _, _ := one.role(); !standby {
+		t.Error("the first instance writes on")
+	}
+	if got := two.dump(); len(got) != n+1 {
+		t.Errorf("got %v", got)
+	}
+}
+
+// The same where the write has not even had its turn.
+func TestWaitingForATurnEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &Server{writes: make(chan *write), turned: make(chan struct{})}
+		answered := make(chan *apiError, 1)
+		go func() {
+			_, err := s.submit(t.Context(), nil)
+			answered <- err
+		}()
+		synctest.Wait()
+		s.setStandby(true)
+		if err := <-answered; err == nil || !err.moved || err.code != codeUnknownLeader {
+			t.Errorf("got %v", err)
+		}
+		limit, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		s.setStandby(false)
+		if _, err := s.submit(limit, nil); code(err) != codeTimeout || err.moved {
+			t.Errorf("without a writer: got %v", err)
+		}
+	})
+}
+
+// An owner that another instance has fenced stays away; one that ended for a reason of its own claims again.
+func TestDeposed(t *testing.T) {
+	for err, want := range map[error]bool{
+		eventlog.ErrFenced.Wrap(eventlog.ErrDeposed): true, eventlog.ErrDeposed.Because("by another one"): true,
+		eventlog.ErrLease: false, eventlog.ErrForeign: false, eventlog.ErrUnreachable: false, context.Canceled: false,
+	} {
+		if got := deposed(err); got != want {
+			t.Errorf("%v: got %v, want %v", err, got, want)
+		}
+	}
+}
+
+// Who was deposed waits until it has read by whom. If nobody shows up, the other one has ended before it made its claim: claim again.
+func TestDeposedByNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := func() *Server {
+			return &Server{cfg: ServerConfig{Instance: "one", Address: "a:1"}, standby: true, leader: eventlog.Identity{Instance: "one", Address: "a:1"},
+				takeover: make(chan struct{}, 1), progress: make(chan struct{}), turned: make(chan struct{}), state: newState()}
+		}
+		s := server()
+		if here, leader := s.writer(t.Context()); here || leader.Address != "" || len(s.takeover) != 1 {
+			t.Errorf("got %v, %+v, %d signals", here, leader, len(s.takeover))
+		}
+		s = server()
+		go func() {
+			time.Sleep(leaderTime / 2) // fake time
+			s.advance([]eventlog.Record{{Mark: eventlog.MarkClaim, Owner: eventlog.Identity{Instance: "two", Address: "b:2"}}}, 1)
+		}()
+		if here, leader := s.writer(t.Context()); here || leader.Address != "b:2" || len(s.takeover) != 0 {
+			t.Errorf("got %v, %+v, %d signals", here, leader, len(s.takeover))
+		}
+	})
 }
 
 // vandal writes a record to the topic as its owner, and returns where it is.
