@@ -174,10 +174,14 @@ func (e *Engine[S, C, E]) Lookup(ctx context.Context, stream es.StreamID, comman
 }
 
 // An ask says what is wanted other than a decision.
-type ask struct{ lookup, confirm bool }
+type ask struct{ lookup, confirm, surely bool }
 
 func (e *Engine[S, C, E]) ask(ctx context.Context, c *Command[C], what ask) (Receipt, error) {
-	p := e.partition(c.Stream)
+	return e.request(ctx, e.partition(c.Stream), c, what)
+}
+
+// request has a partition's loop answer.
+func (e *Engine[S, C, E]) request(ctx context.Context, p *partition[S, C, E], c *Command[C], what ask) (Receipt, error) {
 	if r := p.route.get(); !r.Here {
 		return Receipt{}, p.moved()
 	}
@@ -188,7 +192,7 @@ func (e *Engine[S, C, E]) ask(ctx context.Context, c *Command[C], what ask) (Rec
 	if !ok {
 		r = &request[C]{answer: make(chan result, 1)}
 	}
-	r.ctx, r.command, r.lookup, r.confirm = ctx, *c, what.lookup, what.confirm
+	r.ctx, r.command, r.lookup, r.confirm, r.surely = ctx, *c, what.lookup, what.confirm, what.surely
 	select {
 	case p.queue <- r:
 	case <-e.stopped:

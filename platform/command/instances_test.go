@@ -144,6 +144,7 @@ func (f *fleet) start() *instance {
 // send gives a command to an instance, which forwards it if need be.
 func (i *instance) send(ctx context.Context, stream, id string, c cmd) (got Receipt, err error) {
 	order := Command[cmd]{Stream: es.StreamID(stream), ID: id, Payload: c}
+	var answer error
 	err = i.engine.Dispatch(ctx, order.Stream, func(repeat bool) (err error) {
 		order.Repeat = repeat
 		got, err = i.engine.Handle(ctx, order)
@@ -160,10 +161,10 @@ func (i *instance) send(ctx context.Context, stream, id string, c cmd) (got Rece
 		if errors.Is(e, ErrElsewhere) || errors.Is(e, ErrMoved) {
 			return e
 		}
-		got, err = receipt, e
+		got, answer = receipt, e
 		return nil
 	})
-	return got, err
+	return got, errors.Join(err, answer)
 }
 
 // serves reports whether each of the instances owns something, and together everything.

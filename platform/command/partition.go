@@ -21,6 +21,7 @@ type request[C any] struct {
 	command Command[C]
 	lookup  bool
 	confirm bool // asks only whether this process is still the owner
+	surely  bool // now, not within the lease
 	retried bool // admitted before, under an owner that was deposed since
 	state   atomic.Int32
 	answer  chan result // holds one
@@ -150,28 +151,8 @@ func (p *partition[S, C, E]) run(ctx context.Context) error {
 			}
 		}
 		p.serving.Store(false)
-		if p.owner != nil {
-			p.owner.Release()
-			p.owner = nil
-		}
-		if ctx.Err() != nil {
-			return nil
-		}
-		if !transient(err) {
-			return fmt.Errorf("command: %s: %w", p.at, err)
-		}
-		p.route.set(p.engine.cfg.Group == "", eventlog.Identity{})
-		p.engine.cfg.Logger.Warn("partition lost", "partition", p.at.String(), "reason", err, "wanted", p.wish.get())
-		// What was acknowledged here must be in the store before the log is read after it.
-		if p.detached {
-			if err := p.waitStored(ctx); err != nil {
-				if failed := p.engine.storing.error(); failed != nil {
-					return failed
-				}
-				return nil // ctx has ended
-			}
-			p.detached = false
-			p.engine.following.attach(p)
+		if err = p.giveUp(ctx, err); err != nil || ctx.Err() != nil {
+			return err
 		}
 		if !p.wish.get() {
 			continue
@@ -183,6 +164,44 @@ func (p *partition[S, C, E]) run(ctx context.Context) error {
 		}
 		pause = min(2*pause, time.Second)
 	}
+}
+
+// giveUp ends an ownership, or the attempt of one, for a reason: it returns the reason if a new claim would not mend it. What the
+// successor has written is read at once, for it says where the requests that wait are to go.
+func (p *partition[S, C, E]) giveUp(ctx context.Context, reason error) error {
+	owner := p.owner
+	if owner != nil {
+		owner.Release()
+	}
+	defer func() { p.owner = nil }()
+	if ctx.Err() != nil {
+		return nil
+	}
+	if !transient(reason) {
+		return fmt.Errorf("command: %s: %w", p.at, reason)
+	}
+	p.engine.cfg.Logger.Warn("partition lost", "partition", p.at.String(), "reason", reason, "wanted", p.wish.get())
+	p.route.set(p.engine.cfg.Group == "", eventlog.Identity{})
+	if !p.detached {
+		return nil
+	}
+	// What was acknowledged here must be in the store before the log is read after it.
+	if p.claimed {
+		if err := p.waitStored(ctx); err != nil {
+			return p.engine.storing.error()
+		}
+	}
+	reading, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if err := p.catchUp(reading); err != nil && ctx.Err() == nil {
+		if !transient(err) {
+			return fmt.Errorf("command: %s: %w", p.at, err)
+		}
+		p.engine.cfg.Logger.Warn("what came after this owner is not known yet", "partition", p.at.String(), "reason", err)
+	}
+	p.detached = false
+	p.engine.following.attach(p)
+	return nil
 }
 
 // await returns true when this process should own the partition and its store is up to date, false when ctx has ended. Who asks
@@ -249,31 +268,21 @@ func (p *partition[S, C, E]) takeOver(ctx context.Context) error {
 		return err
 	}
 	p.route.set(true, e.cfg.Identity)
+	began := time.Now()
 	owner, err := e.cfg.Log.Claim(ctx, e.cfg.Topic, p.at.Partition, e.cfg.Identity, e.cfg.Marks)
 	if err != nil {
 		return err
 	}
 	p.owner = owner
-	// The follower reads what others wrote before the claim.
-	catching, stop := context.WithCancel(ctx)
-	defer stop()
-	go func() {
-		select {
-		case <-owner.Lost():
-			stop()
-		case <-catching.Done():
-		}
-	}()
-	if err := p.stored.wait(catching, owner.Claimed().Offset+1, e.storing); err != nil {
-		if lost := owner.Err(); lost != nil {
-			return lost
-		}
-		return err
-	}
+	claimed := time.Now()
 	if err := e.following.detach(ctx, p); err != nil {
 		return err
 	}
 	p.detached = true
+	if err := p.catchUp(ctx); err != nil {
+		return err
+	}
+	e.cfg.Logger.Info("partition taken", "partition", p.at.String(), "claim", owner.Claimed().Offset, "claiming", claimed.Sub(began), "catching_up", time.Since(claimed))
 	p.acked.Store(p.stored.get())
 	if !p.claimed {
 		p.claimed = true
@@ -286,6 +295,21 @@ func (p *partition[S, C, E]) takeOver(ctx context.Context) error {
 	p.cache = newCache[S](max(1, e.cfg.Streams/len(e.partitions)))
 	p.filling, p.flying, p.held = p.newBatch(), nil, nil
 	return nil
+}
+
+// catchUp reads what others wrote before the claim, or after the owner ended, without the follower.
+func (p *partition[S, C, E]) catchUp(ctx context.Context) error {
+	cursor, err := readCursor(p.engine.cfg.Store, p.engine.cfg.Topic, p.at.Partition)
+	if err != nil {
+		return err
+	}
+	return p.owner.ReadOn(ctx, cursor, func(f eventlog.Fetched) error {
+		err := p.follow(ctx, f)
+		if err == nil {
+			p.stored.set(f.Cursor.Next)
+		}
+		return err
+	})
 }
 
 // reached notes how far the follower has brought the store, and where the log ends as far as it knows.
@@ -472,6 +496,10 @@ func (p *partition[S, C, E]) next(ctx context.Context, r *request[C]) {
 func (p *partition[S, C, E]) admit(ctx context.Context, r *request[C]) {
 	if r.retried && r.ctx.Err() != nil {
 		return // nobody waits any more; a repeat of the command finds out what became of it
+	}
+	if r.surely {
+		p.filling.waits = append(p.filling.waits, wait[C]{request: r, repeat: -1})
+		return
 	}
 	if r.confirm {
 		p.rest(new(stream[S]), wait[C]{request: r, repeat: -1})

@@ -176,19 +176,26 @@ func (e *Engine[S, C, E]) HandOver(ctx context.Context) {
 	if n, err := e.cfg.Log.Members(ctx, e.cfg.Group); err != nil || n == 0 {
 		return
 	}
+	var all sync.WaitGroup
 	for _, p := range e.partitions {
-		for {
-			r := p.route.get()
-			if !r.Here {
-				break
+		all.Go(func() {
+			for {
+				r := p.route.get()
+				if !r.Here {
+					return
+				}
+				select {
+				case <-r.Changed:
+				case <-time.After(20 * time.Millisecond):
+					// An idle owner hears of its successor only when it writes. What this says shows in the route.
+					_, _ = e.request(ctx, p, &Command[C]{}, ask{confirm: true, surely: true})
+				case <-e.stopped:
+					return
+				case <-ctx.Done():
+					return
+				}
 			}
-			select {
-			case <-r.Changed:
-			case <-e.stopped:
-				return
-			case <-ctx.Done():
-				return
-			}
-		}
+		})
 	}
+	all.Wait()
 }

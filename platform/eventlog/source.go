@@ -247,7 +247,7 @@ func (s *Source) take(ctx context.Context, fetches kgo.Fetches) []Fetched {
 		tp := es.TopicPartition{Topic: f.Topic, Partition: f.Partition}
 		p := s.parts[tp]
 		if len(f.Records) > 0 && p != nil {
-			fetched, err := s.read(p, f.Records)
+			fetched, err := s.client.read(p, f.Records)
 			fetched.End = max(f.HighWatermark, fetched.Cursor.Next)
 			p.end = fetched.End
 			if fetched.Cursor.Next > p.cursor.Next {
@@ -280,7 +280,7 @@ func (s *Source) failure(tp es.TopicPartition, err error) error {
 }
 
 // read applies the density check and the reader rule to the next records of a partition.
-func (s *Source) read(p *part, records []*kgo.Record) (Fetched, error) {
+func (c *Client) read(p *part, records []*kgo.Record) (Fetched, error) {
 	f := Fetched{Cursor: p.cursor, Records: make([]Record, 0, len(records))}
 	cur := &f.Cursor
 	for _, k := range records {
@@ -297,9 +297,9 @@ func (s *Source) read(p *part, records []*kgo.Record) (Fetched, error) {
 		cur.Next, cur.LeaderEpoch = k.Offset+1, max(cur.LeaderEpoch, k.LeaderEpoch)
 		if !admitted {
 			f.Rogue++
-			s.client.cfg.Logger.Error("a record that is not the owner's was dropped", "position", r.Position.String(),
+			c.cfg.Logger.Error("a record that is not the owner's was dropped", "position", r.Position.String(),
 				"producer", fmt.Sprintf("%d/%d", r.ProducerID, r.Epoch), "owner", fmt.Sprintf("%d/%d", cur.ProducerID, cur.Epoch))
-			if h := s.client.cfg.OnRogue; h != nil {
+			if h := c.cfg.OnRogue; h != nil {
 				h(r.Position, r.ProducerID, r.Epoch)
 			}
 			continue

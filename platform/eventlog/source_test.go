@@ -42,7 +42,7 @@ func TestSourceRead(t *testing.T) {
 			t.Fatal(err)
 		}
 		s := &Source{client: &Client{cfg: cfg}}
-		f, err := s.read(&part{cursor: Topic{Name: "t"}.Start(0), compact: c.compact}, c.records)
+		f, err := s.client.read(&part{cursor: Topic{Name: "t"}.Start(0), compact: c.compact}, c.records)
 		if errors.Is(err, ErrGap) != c.gap || !c.gap && err != nil {
 			t.Errorf("%s: %v", c.name, err)
 		}
