@@ -52,7 +52,8 @@ func dial(c *cobra.Command, urls string) (*registry.Client, error) {
 	return registry.Dial(cfg)
 }
 
-// oldInRegistry reads all versions of the subjects of the folder's topic, and what the registry has of the versions that the folder pins.
+// oldInRegistry reads all versions of the subjects of the folder's topic, and what the registry has of the versions that the folder pins. Types of
+// another version of the contract, v1 beside v2 on one topic, belong to that one's folder.
 func oldInRegistry(c *cobra.Command, d gate.Folder, at string) (gate.Old, error) {
 	ctx := c.Context()
 	old := gate.Old{Topic: d.Settings.Topic, Versions: map[string][]gate.Version{}, Where: at}
@@ -71,6 +72,8 @@ func oldInRegistry(c *cobra.Command, d gate.Folder, at string) (gate.Old, error)
 			continue // the platform's own records in the topic
 		case name == "value":
 			old.ByTopic = true
+			continue
+		case otherVersion(d, name):
 			continue
 		}
 		versions, err := client.Versions(ctx, subject)
@@ -98,6 +101,22 @@ func oldInRegistry(c *cobra.Command, d gate.Folder, at string) (gate.Old, error)
 	}
 	old.Pins, err = pinsInRegistry(ctx, client, d.Pinned.Pins)
 	return old, err
+}
+
+// otherVersion reports whether the namespace of a type differs from that of a folder's types in its number only: org.things.v1, org.things.v2.
+func otherVersion(d gate.Folder, name string) bool {
+	split := func(full string) (context, version string) {
+		namespace := full[:max(strings.LastIndexByte(full, '.'), 0)]
+		dot := max(strings.LastIndexByte(namespace, '.'), 0)
+		return namespace[:dot], namespace[dot:]
+	}
+	context, version := split(name)
+	for _, f := range d.Files {
+		if c, v := split(f.Schema.Name()); c == context && v != version && strings.HasPrefix(version, ".v") && context != "" {
+			return true
+		}
+	}
+	return false
 }
 
 // pinsInRegistry returns what the registry has under pinned versions.

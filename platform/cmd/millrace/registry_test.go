@@ -200,3 +200,35 @@ func TestKeys(t *testing.T) {
 		t.Errorf("status %d: %s", status, out)
 	}
 }
+
+// TestTwoVersionsOfOneTopic: the types of v1 are not gone from v2, nor the reverse, and one that is really gone is found.
+func TestTwoVersionsOfOneTopic(t *testing.T) {
+	url := startRegistry(t)
+	dir := t.TempDir()
+	for _, version := range []string{"v1", "v2"} {
+		if err := os.MkdirAll(filepath.Join(dir, version), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for name, text := range map[string]string{"contracts.yaml": "topic: things.events\n", "org.things." + version + ".ThingDone.avsc": strings.Replace(thing, "org.things.v1", "org.things."+version, 1),
+			"org.things." + version + ".ThingLost.avsc": strings.NewReplacer("org.things.v1", "org.things."+version, "ThingDone", "ThingLost").Replace(thing)} {
+			if err := os.WriteFile(filepath.Join(dir, version, name), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	v1, v2 := filepath.Join(dir, "v1"), filepath.Join(dir, "v2")
+	if _, problem, status := call("register", v1, v2, "--registry-url", url); status != 0 {
+		t.Fatal(problem)
+	}
+	for _, at := range []string{dir, v1, v2} {
+		if out, problem, status := call("breaking", at, "--against", "registry+"+url); status != 0 || out+problem != "" {
+			t.Errorf("%s: status %d\n%s%s", at, status, out, problem)
+		}
+	}
+	if err := os.Remove(filepath.Join(v2, "org.things.v2.ThingLost.avsc")); err != nil {
+		t.Fatal(err)
+	}
+	if out, _, status := call("breaking", dir, "--against", "registry+"+url); status != 3 || strings.Count(out, "DELETED_EVENT_TYPE") != 1 || !strings.Contains(out, "org.things.v2.ThingLost") {
+		t.Errorf("status %d\n%s", status, out)
+	}
+}

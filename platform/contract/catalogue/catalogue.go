@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -94,7 +95,7 @@ func page(d gate.Folder, f gate.File, parties []Party) ([]byte, error) {
 		}
 	}
 	row("record", "`"+n.Name+"`")
-	row("topic", "`"+d.Settings.Topic+"`, key: the stream's id")
+	row("topic", "`"+d.Settings.Topic+"`, key: "+keyText(d.Settings))
 	row("subject", "`"+f.Subject+"`")
 	row("written by", roles(parties, d.Settings.Topic, true))
 	row("read by", roles(parties, d.Settings.Topic, false))
@@ -118,7 +119,7 @@ func page(d gate.Folder, f gate.File, parties []Party) ([]byte, error) {
 		}
 		released = r.Number
 		fmt.Fprintf(&b, "- v%d: %d fields\n", r.Number, len(s.Shape().Fields))
-		if r.Text == f.Text {
+		if r.Text == f.Schema.Text() {
 			released = -r.Number
 		}
 	}
@@ -163,6 +164,22 @@ func fields(b *bytes.Buffer, n *contract.Shape, prefix string, inside []*contrac
 	}
 }
 
+// keyText says what the key of a topic's records is.
+func keyText(s contract.Settings) string {
+	if s.Key == "" {
+		return "the stream's id"
+	}
+	return "Avro, subject " + contract.KeySubject(s.Topic)
+}
+
+// key is what AsyncAPI says of it: a schema of its own kind, or of Avro.
+func key(s contract.Settings) any {
+	if s.Key == "" {
+		return object{"type": "string", "description": "The stream's id."}
+	}
+	return json.RawMessage(s.Key)
+}
+
 // example returns a sample of the event as indented JSON, always the same one for a subject.
 func example(f gate.File) ([]byte, error) {
 	seed := sha256.Sum256([]byte(f.Subject))
@@ -195,23 +212,25 @@ func asyncAPI(title string, folders []gate.Folder, parties []Party) ([]byte, err
 	channels, operations, messages := object{}, object{}, object{}
 	for _, d := range folders {
 		topic := d.Settings.Topic
+		channel, shared := channels[topic].(object) // of another version of the contract, on the same topic
 		inChannel := object{}
-		var all []object
+		if shared {
+			inChannel = channel["messages"].(object)
+		}
 		for _, f := range d.Files {
 			n := f.Schema.Shape()
-			var avro any
-			if err := json.Unmarshal([]byte(f.Text), &avro); err != nil {
-				return nil, err
-			}
 			messages[n.Name] = object{
 				"name": n.Name, "title": short(n.Name), "summary": n.Doc, "contentType": "application/avro",
 				"headers":   ref("components", "schemas", "cloudEventHeaders"),
-				"payload":   object{"schemaFormat": "application/vnd.apache.avro+json;version=1.9.0", "schema": avro},
-				"bindings":  object{"kafka": object{"key": object{"type": "string", "description": "The stream's id."}, "schemaIdLocation": "payload", "schemaIdPayloadEncoding": "confluent", "schemaLookupStrategy": "TopicRecordNameStrategy", "bindingVersion": bindings}},
+				"payload":   object{"schemaFormat": "application/vnd.apache.avro+json;version=1.9.0", "schema": json.RawMessage(f.Schema.Text())}, // its text: a default keeps all its digits
+				"bindings":  object{"kafka": object{"key": key(d.Settings), "schemaIdLocation": "payload", "schemaIdPayloadEncoding": "confluent", "schemaLookupStrategy": "TopicRecordNameStrategy", "bindingVersion": bindings}},
 				"x-subject": f.Subject, "x-owner": n.Props["owner"], "x-retention": n.Props["retention"], "x-personal-data": append([]string{}, personal(n)...),
 			}
-			inChannel[short(n.Name)] = ref("components", "messages", n.Name)
-			all = append(all, ref("channels", topic, "messages", short(n.Name)))
+			name := short(n.Name)
+			if _, taken := inChannel[name]; taken {
+				name = n.Name
+			}
+			inChannel[name] = ref("components", "messages", n.Name)
 		}
 		channels[topic] = object{
 			"address": topic, "title": topic, "messages": inChannel,
@@ -225,6 +244,10 @@ func asyncAPI(title string, folders []gate.Folder, parties []Party) ([]byte, err
 			action := "receive"
 			if p.Writes {
 				action = "send"
+			}
+			all := []object{}
+			for _, name := range slices.Sorted(maps.Keys(inChannel)) {
+				all = append(all, ref("channels", topic, "messages", name))
 			}
 			operations[p.Role+"."+action+"."+topic] = object{"action": action, "title": p.Role, "channel": ref("channels", topic), "messages": all}
 		}

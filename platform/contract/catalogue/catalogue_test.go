@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/millrace/millrace/platform/contract/gate"
 )
@@ -107,6 +108,55 @@ func TestReferences(t *testing.T) {
 	}
 }
 
+// twoVersions returns the catalogue of a contract and its next version on one topic, with a type of another subject and keys in Avro.
+func twoVersions(t *testing.T) map[string][]byte {
+	t.Helper()
+	const done = `{"type": "record", "name": "ThingDone", "namespace": "org.things.v%s", "doc": "Done.", "fields": [{"name": "n", "type": "long", "default": 9007199254740993, "doc": "A number.", "pii": false}]}`
+	const paid = `{"type": "record", "name": "ThingPaid", "namespace": "org.things.v2", "doc": "Paid.", "fields": [{"name": "sum", "type": "org.money.v1.Money", "doc": "How much.", "pii": false}]}`
+	files := fstest.MapFS{}
+	for name, text := range map[string]string{
+		"v1/contracts.yaml": "topic: things.events\nkey: '{\"type\": \"string\"}'\n", "v1/org.things.v1.ThingDone.avsc": strings.Replace(done, "%s", "1", 1),
+		"v2/contracts.yaml":               "topic: things.events\nkey: '{\"type\": \"string\"}'\nreferences: [{name: org.money.v1.Money, subject: money-org.money.v1.Money, version: 1}]\n",
+		"v2/org.things.v2.ThingDone.avsc": strings.Replace(done, "%s", "2", 1), "v2/org.things.v2.ThingPaid.avsc": paid,
+		"v2/references/org.money.v1.Money.avsc": `{"type": "record", "name": "Money", "namespace": "org.money.v1", "fields": [{"name": "minor", "type": "long"}]}`,
+	} {
+		files[name] = &fstest.MapFile{Data: []byte(text)}
+	}
+	folders, err := gate.Read(files, "schemas")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := Write("Things", folders, []Party{{"things", "things.events", true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func TestTwoVersionsOfOneTopic(t *testing.T) {
+	files := twoVersions(t)
+	var doc struct {
+		Channels   map[string]struct{ Messages map[string]any }
+		Operations map[string]struct{ Messages []any }
+	}
+	if err := json.Unmarshal(files["asyncapi.json"], &doc); err != nil {
+		t.Fatal(err)
+	}
+	if c, o := doc.Channels["things.events"], doc.Operations["things.send.things.events"]; len(c.Messages) != 3 || len(o.Messages) != 3 {
+		t.Errorf("the channel has %v, the operation %v; want three messages each", c.Messages, o.Messages)
+	}
+	for _, want := range []string{`"default": 9007199254740993`, `"name": "Money"`, `"type": "string"`} {
+		if !bytes.Contains(files["asyncapi.json"], []byte(want)) {
+			t.Errorf("the document lacks %s", want)
+		}
+	}
+	for _, want := range []string{"| `sum` | Money |", "| `sum.minor` | long |", "key: Avro, subject things.events-key"} {
+		if !bytes.Contains(files["org.things.v2.ThingPaid.md"], []byte(want)) {
+			t.Errorf("the page lacks %s:\n%s", want, files["org.things.v2.ThingPaid.md"])
+		}
+	}
+}
+
 // TestAsyncAPIParser lets the published parser read the document. MILLRACE_TEST_NODE names a folder with a node_modules that has
 // @asyncapi/parser and @asyncapi/avro-schema-parser.
 func TestAsyncAPIParser(t *testing.T) {
@@ -125,6 +175,9 @@ func TestAsyncAPIParser(t *testing.T) {
 	out, err := check(doc)
 	if want := `{"channels":1,"messages":4,"operations":2,"payloads":4}`; err != nil || out != want {
 		t.Errorf("got %s, %v; want %s", out, err, want)
+	}
+	if out, err := check(twoVersions(t)["asyncapi.json"]); err != nil || out != `{"channels":1,"messages":3,"operations":1,"payloads":3}` {
+		t.Errorf("two versions of one topic: %s, %v", out, err)
 	}
 	for _, harm := range [][2]string{{`"action": "send"`, `"action": "shout"`}, {`"type": "record"`, `"type": "recording"`}, {"#/channels/orders.events/messages/OrderPlaced", "#/channels/orders.events/messages/Other"}} {
 		if broken := bytes.Replace(doc, []byte(harm[0]), []byte(harm[1]), 1); bytes.Equal(broken, doc) {

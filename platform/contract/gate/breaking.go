@@ -253,8 +253,12 @@ func (c *change) simulate(direction string, v Version, broken bool, seed uint64)
 	r := rand.New(rand.NewPCG(seed, uint64(len(c.found)))) //nolint:gosec // data for a test
 	for range simulations {
 		payload, err := writer.Sample(r)
+		var read []byte
 		if err == nil {
-			_, err = reader.Read(writer, payload)
+			read, err = reader.Read(writer, payload)
+		}
+		if err == nil {
+			_, err = reader.JSON(read) // which walks it as a payload of the reader
 		}
 		if err != nil {
 			f := c.file.at("SIMULATION_FAILED", Error, "", fmt.Sprintf("the rules find nothing, but the codec cannot read the payload %x: %v", payload, err))

@@ -155,6 +155,7 @@ func TestBreaking(t *testing.T) {
 		{"rename", []string{`"count"`, `"number"`}, "FIELD_RENAMED_NO_ALIAS@/FORWARD FIELD_RENAMED_NO_ALIAS@/fields/3/BACKWARD"},
 		{"rename with alias", []string{`"count"`, `"number", "aliases": ["count"]`}, "FIELD_RENAMED_NO_ALIAS@/fields/3/FORWARD"},
 		{"two claim one", []string{`"grade", "type": "int"`, `"grade", "type": "int", "aliases": ["count"]`}, ""},
+		{"an alias that is a field, too", []string{`"name": "grade"`, `"name": "mark", "aliases": ["count"]`}, "FIELD_ALIAS_COLLISION@/fields/6/BACKWARD"},
 		{"narrow", []string{`"timestamp-micros"`, `"timestamp-micros"`, `"count", "type": "int"`, `"count", "type": "boolean"`}, "FIELD_TYPE_NARROWED@/fields/3/type/BACKWARD FIELD_TYPE_PROMOTED_FORWARD_BREAK@/fields/3/type/FORWARD"},
 		{"promote", []string{`"count", "type": "int"`, `"count", "type": "long"`}, "FIELD_TYPE_PROMOTED_FORWARD_BREAK@/fields/3/type/FORWARD"},
 		{"nullable", []string{`"count", "type": "int"`, `"count", "type": ["null", "int"]`}, "FIELD_NULLABILITY@/fields/3/type/FORWARD"},
