@@ -1,7 +1,6 @@
 package command
 
 import (
-	"hash/maphash"
 	"slices"
 
 	"github.com/millrace/millrace/platform/es"
@@ -24,6 +23,7 @@ type stream[S any] struct {
 	pasts    []past   // the latest commands
 	complete bool     // they are all that ever took effect, so the store need not be asked
 	early    []uint64 // hashes of the ids of older commands that have no index entry
+	kept     bool     // the state rests on a snapshot
 	noted    bool     // there are notes in the store that are not among pasts
 
 	newer, older *stream[S] // in the cache's ring
@@ -38,13 +38,8 @@ func (s *stream[S]) find(commandID string) *past {
 	return nil
 }
 
-// idSeed makes the hashes of command ids in this process.
-type idSeed maphash.Seed
-
-func (h idSeed) of(commandID string) uint64 { return maphash.String(maphash.Seed(h), commandID) }
-
 // remember adds a command; what is safely in the store makes room.
-func (s *stream[S]) remember(p past, stored int64, seed idSeed) {
+func (s *stream[S]) remember(p past, stored int64) {
 	gone := 0
 	for ; len(s.pasts)-gone >= maxPasts; gone++ {
 		old := &s.pasts[gone]
@@ -54,7 +49,7 @@ func (s *stream[S]) remember(p past, stored int64, seed idSeed) {
 		if len(old.types) == 0 {
 			s.noted = true
 		} else if old.first <= unindexed {
-			s.early = append(s.early, seed.of(old.id))
+			s.early = append(s.early, hashID(old.id))
 		}
 		s.complete = false
 	}
@@ -92,6 +87,11 @@ func (c *cache[S]) front(s *stream[S]) {
 	s.newer.older, s.older.newer = s, s
 }
 
+func (c *cache[S]) remove(s *stream[S]) {
+	s.unlink()
+	delete(c.streams, s.id)
+}
+
 // add puts s in and lets go of the least used streams that the store can give back: all their events lie below stored.
 func (c *cache[S]) add(s *stream[S], stored int64) {
 	c.front(s)
@@ -102,11 +102,11 @@ func (c *cache[S]) add(s *stream[S], stored int64) {
 		if old == s {
 			return
 		}
-		old.unlink()
 		if old.batch != 0 || old.last >= stored {
+			old.unlink()
 			c.front(old)
 			continue
 		}
-		delete(c.streams, old.id)
+		c.remove(old)
 	}
 }

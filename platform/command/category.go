@@ -156,20 +156,30 @@ func (e *Engine[S, C, E]) cursorAt(ctx context.Context, at es.Position) (eventlo
 	if err != nil {
 		return cursor, err
 	}
-	notOurs := eventlog.ErrCursor.Because("there is no event at %s", at).WithFix("give the position of an event, or the cursor of an earlier page")
-	if r.Mark != 0 {
-		return cursor, notOurs
-	}
+	notOurs := eventlog.ErrCursor.Because("there is no event at %s", at).WithFix("give the position of a receipt or an event, or the cursor of an earlier page")
 	env, err := e.events.Facts(r)
 	if err != nil {
 		return cursor, notOurs.Wrap(err)
 	}
 	err = e.cfg.Store.Read(func(rd *store.Reader) error {
-		kept, err := readRow(rd, eventKey(nil, at.Partition, env.Stream, env.Version))
-		if errors.Is(err, store.ErrNotFound) || err == nil && kept.offset != at.Offset {
+		offset := int64(-1)
+		if r.Mark == eventlog.MarkNote {
+			note, err := findIndexed(rd, at.Partition, env.Stream, env.Meta.CommandID)
+			if err != nil {
+				return err
+			}
+			if note != nil {
+				offset = note.offset
+			}
+		} else if kept, err := readRow(rd, eventKey(nil, at.Partition, env.Stream, env.Version)); err == nil {
+			offset = kept.offset
+		} else if !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		if offset != at.Offset {
 			return notOurs
 		}
-		return err
+		return nil
 	})
 	cursor = e.cfg.Topic.Start(at.Partition)
 	cursor.Next, cursor.ProducerID, cursor.Epoch = at.Offset+1, r.ProducerID, r.Epoch

@@ -32,7 +32,10 @@ type Config struct {
 	BatchBytes   int           // bytes of one write; default 900 KiB; never more than the topic takes
 	Streams      int           // streams kept in memory, over all partitions; default 131072
 	AckTimeout   time.Duration // a write outstanding for longer stops admission; default 3 s
-	Lease        time.Duration // an answer that appends nothing comes from an owner that was so not longer ago than this; default 3 s
+	// Long streams: every so many events their state is kept, so that loading one folds hardly more; default 256, -1 = never. Of so
+	// many streams that are loaded from a kept state one is checked against its full fold; default 64, -1 = none.
+	SnapshotEvery, SnapshotCheck int
+	Lease                        time.Duration // an answer that appends nothing comes from an owner that was so not longer ago than this; default 3 s
 }
 
 func (c *Config) setDefaults() {
@@ -65,6 +68,7 @@ type Engine[S, C, E any] struct {
 	partitions []*partition[S, C, E]
 	storing    *storer
 	following  *follower[S, C, E]
+	keeping    *keeper[S, C, E]
 	batches    sync.Pool      // of *batch[S, C]
 	requests   sync.Pool      // of *request[C]
 	scans      sync.WaitGroup // looks through the store, which must end before it is closed
@@ -94,6 +98,7 @@ func New[S, C, E any](cfg Config, d es.Decider[S, C, E], codec *contract.Codec[E
 		left:     make(chan struct{}),
 	}
 	e.following = newFollower(e)
+	e.keeping = newKeeper(e)
 	for id := range cfg.Topic.Partitions {
 		e.partitions = append(e.partitions, newPartition(e, id))
 	}
@@ -115,6 +120,7 @@ func (e *Engine[S, C, E]) Run(ctx context.Context) error {
 	go func() { storing <- e.storing.run() }()
 	g.Go(func() error { return e.following.run(ctx) })
 	g.Go(func() error { return e.place(ctx) })
+	g.Go(func() error { return e.keeping.run(ctx) })
 	for _, p := range e.partitions {
 		g.Go(func() error { return p.run(ctx) })
 	}

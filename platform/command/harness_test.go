@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -119,6 +120,8 @@ type rig struct {
 	topic   eventlog.Topic
 	set     contract.Set[event] // accounts by default
 	codec   *contract.Codec[event]
+	decider es.Decider[account, cmd, event] // decider by default
+	logger  *slog.Logger
 	marks   eventlog.Marks
 	engine  *Engine[account, cmd, event]
 	stopped func() error
@@ -170,9 +173,13 @@ func (r *rig) start() {
 		r.t.Fatal(err)
 	}
 	cfg := r.cfg
+	if r.decider.Decide == nil {
+		r.decider = decider
+	}
+	cfg.Logger = r.logger
 	cfg.Log, cfg.Topic, cfg.Store, cfg.Marks, cfg.Source = r.log, r.topic, db, r.marks, "/test"
 	cfg.Identity = eventlog.Identity{Instance: "test", Address: "127.0.0.1:1"}
-	r.engine = New[account, cmd, event](cfg, decider, r.codec)
+	r.engine = New[account, cmd, event](cfg, r.decider, r.codec)
 	run, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- r.engine.Run(run) }()

@@ -10,7 +10,8 @@ import (
 
 // load returns a stream with everything decided on it before.
 func (p *partition[S, C, E]) load(ctx context.Context, id es.StreamID) (loaded *stream[S], err error) {
-	if s := p.cache.get(id); s != nil {
+	s := p.cache.get(id)
+	if s != nil && (!p.engine.keeping.distrusts(s) || s.batch != 0 || s.last >= p.stored.get()) {
 		return s, nil
 	}
 	defer func() {
@@ -18,7 +19,10 @@ func (p *partition[S, C, E]) load(ctx context.Context, id es.StreamID) (loaded *
 			err = p.panicked(v, id, "fold")
 		}
 	}()
-	s := &stream[S]{id: id, last: -1, complete: true}
+	if s != nil {
+		p.cache.remove(s)
+	}
+	s = &stream[S]{id: id, last: -1, complete: true}
 	if !p.filter.has(id) {
 		p.cache.add(s, p.stored.get())
 		return s, nil
@@ -35,19 +39,32 @@ func (p *partition[S, C, E]) load(ctx context.Context, id es.StreamID) (loaded *
 		if ok, err := rd.Has(eventKey(nil, p.at.Partition, id, 1)); err != nil || !ok {
 			return err
 		}
-		return p.scan(ctx, rd, id, 1, func(parts []es.Envelope[E], written string) bool {
-			for i := range parts {
-				s.state = p.engine.decider.Evolve(s.state, parts[i].Event)
-			}
+		k := p.engine.keeping
+		kept, err := p.kept(rd, id, k.fold.Load())
+		if err != nil {
+			return err
+		}
+		if kept != nil {
+			s.state, s.version, s.last, s.early = kept.state, kept.version, kept.offset, kept.early
+			s.complete, s.kept = false, true
+			k.sample(streamAt{p.at.Partition, id})
+		}
+		begin := s.version
+		err = p.scan(ctx, rd, id, begin+1, func(parts []es.Envelope[E], written string) bool {
+			s.state = p.evolve(s.state, parts)
 			env := &parts[0]
 			s.version, s.last = env.Version, env.Position.Offset
 			if env.Index == 0 {
-				s.remember(past{id: env.Meta.CommandID, hash: env.Meta.CommandHash, first: env.Version}, s.last+1, p.seed)
+				s.remember(past{id: env.Meta.CommandID, hash: env.Meta.CommandHash, first: env.Version}, s.last+1)
 			}
 			of := &s.pasts[len(s.pasts)-1]
 			of.offset, of.types = s.last, append(of.types, written) // a repeat gets the first receipt, old names and all
 			return true
 		})
+		if every := k.every; every > 0 && s.version-begin > 2*every {
+			k.add(streamAt{p.at.Partition, id}, task{keep: true})
+		}
+		return err
 	})
 	if err != nil {
 		return nil, err
@@ -61,7 +78,7 @@ func (p *partition[S, C, E]) known(s *stream[S], commandID string) (*past, error
 	if found := s.find(commandID); found != nil || s.complete {
 		return found, nil
 	}
-	early := slices.Contains(s.early, p.seed.of(commandID))
+	early := slices.Contains(s.early, hashID(commandID))
 	indexed := s.noted || s.version > unindexed
 	if !early && !indexed {
 		return nil, nil

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
@@ -62,7 +61,6 @@ type partition[S, C, E any] struct {
 	flying   *batch[S, C]
 	spare    []*eventlog.Batch
 	single   map[string][]string // the types of a command with one event, the usual case
-	seed     idSeed
 	filter   streamFilter
 	batches  uint64
 	held     *request[C]   // does not fit in filling; goes first into the next batch
@@ -123,7 +121,6 @@ func newPartition[S, C, E any](e *Engine[S, C, E], id int32) *partition[S, C, E]
 		wish:   newWish(),
 		warm:   newWarmth(),
 		single: make(map[string][]string),
-		seed:   idSeed(maphash.MakeSeed()),
 		stored: newProgress(),
 	}
 	if e.cfg.Group == "" {
@@ -367,7 +364,9 @@ func (p *partition[S, C, E]) follow(ctx context.Context, f eventlog.Fetched) err
 			if env.Version == 1 {
 				p.filter.begun(env.Stream)
 			}
-			err = rows.put(b, p.at.Partition, env.Stream, env.Version, &line)
+			if err = rows.put(b, p.at.Partition, env.Stream, env.Version, &line); err == nil {
+				e.keeping.wrote(p.at.Partition, env.Stream, env.Version, r.Position.Offset)
+			}
 		}
 		if err == nil {
 			i++
@@ -602,7 +601,7 @@ func (p *partition[S, C, E]) note(s *stream[S], r *request[C]) {
 func (p *partition[S, C, E]) accept(s *stream[S], r *request[C], t taken[S, C]) {
 	b := p.filling
 	s.batch = b.seq
-	s.remember(past{id: r.command.ID, hash: r.command.Meta.CommandHash, first: t.first, types: t.types, batch: b.seq, slot: len(b.taken)}, p.stored.get(), p.seed)
+	s.remember(past{id: r.command.ID, hash: r.command.Meta.CommandHash, first: t.first, types: t.types, batch: b.seq, slot: len(b.taken)}, p.stored.get())
 	b.taken = append(b.taken, t)
 }
 
@@ -806,6 +805,7 @@ func (p *partition[S, C, E]) write(w *rowWriter, into *store.Batch, b *batch[S, 
 				if err := w.put(into, p.at.Partition, t.stream.id, t.first+es.Version(j), &r); err != nil {
 					return place, err
 				}
+				p.engine.keeping.wrote(p.at.Partition, t.stream.id, t.first+es.Version(j), r.offset)
 			}
 			start = end
 		}

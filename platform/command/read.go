@@ -92,6 +92,10 @@ func (e *Engine[S, C, E]) Events(ctx context.Context, id es.StreamID, from es.Ve
 // State returns the state of a stream after its last event for which upTo is true (nil = after the last), with that event's version.
 // Versions count from 1; ErrStreamNotFound if the stream has no events at all.
 func (e *Engine[S, C, E]) State(ctx context.Context, id es.StreamID, upTo func(es.Envelope[E]) bool) (S, es.Version, error) {
+	if upTo == nil {
+		m, err := e.At(ctx, id, Point{})
+		return m.State, m.Version, err
+	}
 	var state S
 	var version es.Version
 	err := e.view(ctx, id, func(p *partition[S, C, E], rd *store.Reader) error {
@@ -99,7 +103,7 @@ func (e *Engine[S, C, E]) State(ctx context.Context, id es.StreamID, upTo func(e
 			return err
 		}
 		return p.scan(ctx, rd, id, 1, func(parts []es.Envelope[E], _ string) bool {
-			if upTo != nil && !upTo(parts[0]) {
+			if !upTo(parts[0]) {
 				return false
 			}
 			state, version = p.evolve(state, parts), parts[0].Version
@@ -158,17 +162,11 @@ func (e *Engine[S, C, E]) At(ctx context.Context, id es.StreamID, at Point) (Mom
 		if to == 0 {
 			return ErrStreamNotFound.Because("%q was not there yet", id)
 		}
-		var parts []es.Envelope[E]
-		for r, err := range p.rows(ctx, rd, id, 1, to, false) {
-			if err != nil {
-				return err
-			}
-			if parts, err = p.envelopes(ctx, parts[:0], id, &r); err != nil {
-				return err
-			}
-			m.State = p.evolve(m.State, parts)
-			m.Version, m.Time, m.Position = r.version, r.time, parts[0].Position
+		state, r, err := p.fold(ctx, rd, id, e.keeping.fold.Load(), to)
+		if err != nil {
+			return err
 		}
+		m.State, m.Version, m.Time, m.Position = state, r.version, r.time, es.Position{TopicPartition: p.at, Offset: r.offset}
 		if !at.Diff || to == last.version {
 			return nil
 		}
@@ -234,7 +232,11 @@ func (e *Engine[S, C, E]) Metadata(ctx context.Context, id es.StreamID) (Metadat
 			m.Bytes += int64(len(r.frame))
 			m.Last, m.Changed, m.Position = r.version, r.time, es.Position{TopicPartition: p.at, Offset: r.offset}
 		}
-		return nil
+		kept, err := p.kept(rd, id, e.keeping.fold.Load())
+		if kept != nil {
+			m.Snapshot = kept.version
+		}
+		return err
 	})
 	return m, err
 }
@@ -312,12 +314,9 @@ func (p *partition[S, C, E]) rows(ctx context.Context, rd *store.Reader, id es.S
 				return
 			}
 			number, rest, err := store.ParseUint64(pair.Key[len(prefix):])
-			if err != nil || number > math.MaxInt64 {
+			if err != nil || len(rest) > 0 || number > math.MaxInt64 {
 				yield(stored{}, ErrStore.Because("key %x of %q is not one of an event", pair.Key, id))
 				return
-			}
-			if len(rest) > 0 {
-				continue // about the command that found nothing to do at this version
 			}
 			r := stored{version: es.Version(number), size: len(pair.Value)}
 			if next == 0 {

@@ -299,6 +299,11 @@ func TestCategory(t *testing.T) {
 	if page := <-done; len(page.Events) != 1 || page.Events[0].Position != sent.Position {
 		t.Errorf("waited for %s, got %+v", sent.Position, page)
 	}
+	// A command that had nothing to do has a position, too.
+	noted := r.mustSend("late", "k-2", nothing{})
+	if page, err := r.engine.Category(t.Context(), CategoryOptions{After: es.Positions{noted.Position}}); err != nil || slices.ContainsFunc(page.Events, func(env es.Envelope[event]) bool { return env.Stream == "late" }) {
+		t.Errorf("after a note: %v, %v", err, page)
+	}
 	for _, o := range []CategoryOptions{{Cursor: "x"}, {Cursor: "Ag"}, {Cursor: cursors[0][:len(cursors[0])/2]}} {
 		if _, err := r.engine.Category(t.Context(), o); !errors.Is(err, ErrCategoryCursor) {
 			t.Errorf("cursor %q: %v", o.Cursor, err)

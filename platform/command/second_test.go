@@ -157,12 +157,11 @@ func TestBigEvent(t *testing.T) {
 
 // TestRemember: a stream that was busy once gives its memory back.
 func TestRemember(t *testing.T) {
-	p := newPartition(&Engine[account, cmd, event]{}, 0)
 	s := &stream[account]{complete: true}
 	for i := range 4000 {
-		s.remember(past{id: fmt.Sprint(i), first: es.Version(i + 1), offset: int64(i), types: []string{"t"}}, 0, p.seed) // nothing is stored yet
+		s.remember(past{id: fmt.Sprint(i), first: es.Version(i + 1), offset: int64(i), types: []string{"t"}}, 0) // nothing is stored yet
 	}
-	s.remember(past{id: "last", first: 4001, offset: 4000, types: []string{"t"}}, 4000, p.seed)
+	s.remember(past{id: "last", first: 4001, offset: 4000, types: []string{"t"}}, 4000)
 	if len(s.pasts) != maxPasts || s.complete || len(s.early) != unindexed || s.pasts[maxPasts-1].id != "last" {
 		t.Errorf("%d pasts, %d early, complete %v", len(s.pasts), len(s.early), s.complete)
 	}

@@ -98,6 +98,17 @@ type Decider[S, C, E any] struct {
 	Decide func(s S, c C, m Meta) ([]E, error)
 	// Evolve returns the state after e. It never fails, for e has happened, and never changes what s shares with other states.
 	Evolve func(s S, e E) S
+
+	// The rest is optional. It is about the states of long streams, which are kept beside their events so that loading one need not
+	// fold all of them. A kept state is never the truth: whatever says that it may be wrong, it is left and the events are folded.
+
+	// Fold counts the changes of what Evolve, or an upcaster, makes of stored events: a state that was kept under another number is not
+	// used, nor one of another S or other schemas. 0 says nothing, and then no build of the program uses a state that another one kept.
+	Fold int
+	// Save and Restore turn a state into bytes and back, both or none of them; what Restore returns must be saved as the same bytes.
+	// Without them the form is JSON, and a state that does not come back from it as it was is not kept.
+	Save    func(s S) ([]byte, error)
+	Restore func(data []byte) (S, error)
 }
 
 // A View is one read model: a pure fold of the events E of many streams into one row R per key.
