@@ -10,6 +10,8 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"io"
+	"log"
 	"math/big"
 	"net"
 	"net/http"
@@ -126,7 +128,7 @@ func secure(t testing.TB, addr, name string, c *Certificate, trust *x509.CertPoo
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := &http.Server{Handler: s.Handler(), ReadHeaderTimeout: time.Second}
+	server := &http.Server{Handler: s.Handler(), ReadHeaderTimeout: time.Second, ErrorLog: log.New(io.Discard, "", 0)}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	done := make(chan error, 2)
 	go func() { done <- s.Run(ctx) }()
@@ -137,8 +139,9 @@ func secure(t testing.TB, addr, name string, c *Certificate, trust *x509.CertPoo
 		<-done
 		<-done
 	})
-	eventually(t, "the registry is ready", s.Ready)
-	return &instance{Server: s, url: url}
+	i := &instance{Server: s, url: url}
+	i.claims(t)
+	return i
 }
 
 // Instances that serve HTTPS forward to each other over it, and only to whom they trust; one that serves HTTP forwards to them, too.

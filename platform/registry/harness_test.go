@@ -75,8 +75,15 @@ func startWith(t testing.TB, addr, name string, cfg ServerConfig) *instance {
 	}
 	i := &instance{Server: s, url: "http://" + bound.String(), stop: sync.OnceFunc(func() { cancel(); running.Wait(); log.Close() })}
 	t.Cleanup(i.stop)
-	eventually(t, "the registry is ready", s.Ready)
+	i.claims(t)
 	return i
+}
+
+// claims waits until an instance that was just started answers and writes.
+func (i *instance) claims(t testing.TB) {
+	t.Helper()
+	eventually(t, "the registry is ready", i.Ready)
+	eventually(t, "the registry has claimed its topic", func() bool { _, _, leader := i.role(); return leader.Instance == i.cfg.Instance })
 }
 
 // eventually waits until a condition holds.

@@ -366,7 +366,7 @@ func TestTakeoverUnderLoad(t *testing.T) {
 	for n := range 2 * total {
 		<-progress
 		if killed < kills && n >= (killed+1)*2*total/(kills+1) {
-			// The one that came last claimed last: it is the writer.
+			// The one that came last claimed last, as a rule: it is the writer.
 			writer := (killed + 1) % 2
 			killed++
 			processes[writer].kill()
