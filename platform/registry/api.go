@@ -53,6 +53,9 @@ type nothing struct{}
 // raw is an answer that is sent as it is, not as JSON.
 type raw string
 
+// prepared is an answer that is JSON already.
+type prepared []byte
+
 func newAPI(s *Server) http.Handler {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.Proxy = nil
@@ -324,9 +327,12 @@ func answer(w http.ResponseWriter, r *http.Request, v any, refusal *apiError) {
 		}{refusal.code, refusal.text}
 	}
 	var body []byte
-	if text, ok := v.(raw); ok {
-		body = []byte(text)
-	} else {
+	switch v := v.(type) {
+	case raw:
+		body = []byte(v)
+	case prepared:
+		body = v
+	default:
 		body = encode(v)
 	}
 	h := w.Header()

@@ -10,7 +10,8 @@ import (
 
 // Requests per second over HTTP on loopback, the embedded broker below it.
 func BenchmarkRegistry(b *testing.B) {
-	url := start(b, broker(b, "").Addr(), "one").url
+	i := start(b, broker(b, "").Addr(), "one")
+	url := i.url
 	do(b, "PUT", url+"/config", `{"compatibility":"NONE"}`)
 	register(b, url, "s", recordSchema("R", "a"))
 	var n atomic.Int64
@@ -22,6 +23,14 @@ func BenchmarkRegistry(b *testing.B) {
 				}
 			}
 		})
+	})
+	b.Run("schema by id, without HTTP", func(b *testing.B) {
+		b.ReportAllocs()
+		h, r := i.Handler(), request("GET", "/schemas/ids/1")
+		for b.Loop() {
+			var w capture
+			h.ServeHTTP(&w, r)
+		}
 	})
 	b.Run("register known", func(b *testing.B) {
 		request := body(recordSchema("R", "a"))

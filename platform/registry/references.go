@@ -19,8 +19,10 @@ type place struct {
 	number  int32
 }
 
-// A parser keeps what became of a content's text; the states that hold the content share it.
+// A parser keeps what became of a content's text, and its answer to who asks for its id; the states that hold the content share it.
 type parser struct {
+	once   sync.Once
+	answer prepared
 	mu     sync.Mutex
 	schema *contract.Schema
 	err    error

@@ -118,6 +118,9 @@ func (c *call) schemaByID() (any, *apiError) {
 		if err != nil {
 			return nil, err
 		}
+		if len(c.query) == 0 || len(c.query) == 1 && c.query.Has("subject") {
+			return x.byIDAnswer(), nil
+		}
 		a := describe(x)
 		if c.flag("fetchMaxId") {
 			a.MaxID = s.in(x.context).maxID

@@ -56,6 +56,12 @@ func newContent(context, schemaType, text string, references []reference, metada
 	return c
 }
 
+// byIDAnswer returns the JSON that describes a content to who asks for its id: what services ask most.
+func (c *content) byIDAnswer() prepared {
+	c.parser.once.Do(func() { c.parser.answer = encode(describe(c)) })
+	return c.parser.answer
+}
+
 // A version is one place of a content in the history of a subject. It is never changed, only replaced.
 type version struct {
 	subject string
