@@ -335,9 +335,14 @@ func (g *generator) goType(n *node) (string, error) {
 	case kindDouble:
 		return "float64", nil
 	case kindString:
+		if n.logical == "uuid" {
+			return "contract.UUID", nil
+		}
 		return "string", nil
 	case kindBytes, kindFixed:
 		switch {
+		case n.logical == "uuid":
+			return "contract.UUID", nil
 		case n.logical == "decimal":
 			g.needs.big = true
 			return "*big.Rat", nil

@@ -52,7 +52,7 @@ func TestGeneratedTypes(t *testing.T) {
 		t.Fatal(err)
 	}
 	at, state := time.UnixMilli(1).UTC(), everythingv2.StateVeryOld
-	want := everythingv2.ThingHappened{ID: "1", ThingUUID: "0191d5a4-0000-7000-8000-000000000000", Flag: true, CountOfUrls: 7, Big: 1 << 60, Ratio: 0.5, Score: 0.1,
+	want := everythingv2.ThingHappened{ID: "1", ThingUUID: contract.UUID{1, 0x91, 0xd5, 0xa4, 0, 0, 0x70, 0, 0x80}, Flag: true, CountOfUrls: 7, Big: 1 << 60, Ratio: 0.5, Score: 0.1,
 		Raw: []byte{1}, At: time.UnixMicro(3).UTC(), AtMillis: &at, Day: time.Unix(86400, 0).UTC(), Clock: time.Hour, Price: big.NewRat(1999, 100), GUID: [16]byte{9},
 		State: everythingv2.StateNew, LastState: &state, Notes: map[string][]string{"a": {"b", "c"}}, Parts: []everythingv2.Part{{SKU: "x", Inner: &everythingv2.Part{SKU: "y"}}}}
 	for _, e := range []everythingv2.Event{want, everythingv2.ThingEnded{ID: "1"}} {

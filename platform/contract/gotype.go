@@ -12,6 +12,7 @@ var (
 	timeType     = reflect.TypeFor[time.Time]()
 	durationType = reflect.TypeFor[time.Duration]()
 	ratType      = reflect.TypeFor[*big.Rat]()
+	uuidType     = reflect.TypeFor[UUID]()
 )
 
 // A check looks at the Go value at p before it is encoded, for what the bytes no longer show: a number that would be cut off.
@@ -60,6 +61,9 @@ func (s *shape) of(n *node, t reflect.Type, path string) (check, trim, error) {
 	case kindDouble:
 		return exact(reflect.TypeFor[float64]())
 	case kindString:
+		if n.logical == "uuid" && t == uuidType {
+			return nil, nil, nil
+		}
 		return exact(reflect.TypeFor[string]())
 	case kindEnum:
 		if t.Kind() != reflect.String {
@@ -182,6 +186,9 @@ func (s *shape) bytes(n *node, t reflect.Type, mismatch func(string) (check, tri
 	case n.kind == kindFixed && n.logical == "duration":
 		return nil, nil, fmt.Errorf("%s is not supported in Go types", describeNode(n))
 	case n.kind == kindFixed:
+		if n.logical == "uuid" && t == uuidType {
+			return nil, nil, nil
+		}
 		if t != reflect.ArrayOf(n.size, reflect.TypeFor[byte]()) {
 			return mismatch(fmt.Sprintf("[%d]byte", n.size))
 		}
@@ -317,6 +324,11 @@ func (s *shape) record(n *node, t reflect.Type, path string) (check, trim, error
 		c, fix, err := s.of(f.node, g.Type, path+"."+g.Name)
 		if err != nil {
 			return nil, nil, err
+		}
+		if def, ok := f.def.(string); ok && g.Type == uuidType && f.node.kind == kindString {
+			if _, err := ParseUUID(def); err != nil { // events without the field could not be read
+				return nil, nil, fmt.Errorf("%s.%s: the default %w", path, g.Name, err)
+			}
 		}
 		if c != nil {
 			checks = append(checks, checkAt{g.Offset, f.name, c})

@@ -37,6 +37,9 @@ func goTypeOf(n *node) reflect.Type {
 	case kindDouble:
 		return reflect.TypeFor[float64]()
 	case kindString, kindEnum:
+		if n.logical == "uuid" {
+			return uuidType
+		}
 		return reflect.TypeFor[string]()
 	case kindBytes:
 		if n.logical == "decimal" {
@@ -44,6 +47,9 @@ func goTypeOf(n *node) reflect.Type {
 		}
 		return reflect.TypeFor[[]byte]()
 	case kindFixed:
+		if n.logical == "uuid" {
+			return uuidType
+		}
 		return reflect.ArrayOf(n.size, reflect.TypeFor[byte]())
 	case kindArray:
 		return reflect.SliceOf(goTypeOf(n.items))

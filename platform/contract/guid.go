@@ -3,7 +3,6 @@ package contract
 import (
 	"context"
 	"encoding/binary"
-	"encoding/hex"
 	"fmt"
 )
 
@@ -18,10 +17,7 @@ const (
 type GUID [16]byte
 
 // String returns the form of a UUID.
-func (g GUID) String() string {
-	text := hex.EncodeToString(g[:])
-	return text[:8] + "-" + text[8:12] + "-" + text[12:16] + "-" + text[16:20] + "-" + text[20:]
-}
+func (g GUID) String() string { return UUID(g).String() }
 
 // A GUIDResolver is a Resolver that also knows GUIDs.
 type GUIDResolver interface {

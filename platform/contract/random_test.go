@@ -173,6 +173,9 @@ func (m *maker) defaultFor(t any) (any, bool) {
 		case "bytes":
 			return "\u0001", true
 		}
+		if t["logicalType"] == "uuid" {
+			return "0191d5a4-0000-7000-8000-000000000000", true
+		}
 		return "x", true
 	}
 	return nil, false
@@ -338,6 +341,13 @@ func (m *maker) payload(dst []byte, n *node) []byte {
 	case kindDouble:
 		return binary.LittleEndian.AppendUint64(dst, math.Float64bits(m.NormFloat64()))
 	case kindString, kindBytes:
+		if n.logical == "uuid" {
+			var u UUID
+			for i := range u {
+				u[i] = byte(m.Uint32())
+			}
+			return append(appendLong(dst, 36), u.String()...)
+		}
 		if n.logical == "decimal" {
 			return append(appendLong(dst, 3), byte(m.IntN(256)), byte(m.IntN(256)), byte(m.IntN(256)))
 		}

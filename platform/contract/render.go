@@ -126,6 +126,8 @@ func (r *renderer) bytes(n *node, raw []byte) {
 			v.Sub(v, new(big.Int).Lsh(big.NewInt(1), uint(8*len(raw))))
 		}
 		r.put(new(big.Rat).SetFrac(v, new(big.Int).Exp(big.NewInt(10), big.NewInt(int64(n.scale)), nil)))
+	case n.logical == "uuid":
+		r.put(UUID(raw))
 	case n.kind == kindFixed: // a Go array: its numbers
 		r.out = append(r.out, '[')
 		for i, b := range raw {

@@ -11,7 +11,7 @@ import (
 	"github.com/modern-go/reflect2"
 )
 
-// Most events hold nothing but texts, numbers, times, enums, nullable ones of them, and arrays of records of the same. Those are checked and decoded in one
+// Most events hold nothing but texts, numbers, times, UUIDs, enums, nullable ones of them, and arrays of records of the same. Those are checked and decoded in one
 // pass. It may give up on any payload, then the walk and the library decide; it must never read one that they refuse, or read it otherwise.
 
 // A straightOp is what is read into one place of a Go value.
@@ -27,6 +27,8 @@ const (
 	straightMillis // a time.Time
 	straightMicros
 	straightEnum
+	straightUUID
+	straightUUIDBytes
 	straightRecord
 	straightSlice
 	straightPointer // of a nullable type
@@ -65,6 +67,12 @@ func straightOf(n *node, t reflect.Type, offset uintptr, depth int) (straight, b
 		v.op = straightDouble
 	case kindString:
 		v.op = straightText
+		if t == uuidType {
+			v.op = straightUUID
+		}
+	case kindFixed:
+		v.op = straightUUIDBytes
+		return v, t == uuidType
 	case kindEnum:
 		v.op, v.symbols = straightEnum, n.symbols
 	case kindInt:
@@ -204,6 +212,17 @@ func (r *straightReader) values(all []straight, base unsafe.Pointer) bool {
 				return false
 			}
 			*(*string)(p), pos = v.symbols[x], next
+		case straightUUID:
+			if len(b)-pos < 37 || b[pos] != 72 || !readUUID((*UUID)(p), b[pos+1:pos+37]) { // of 36 bytes
+				return false
+			}
+			pos += 37
+		case straightUUIDBytes:
+			if len(b)-pos < 16 {
+				return false
+			}
+			*(*UUID)(p) = UUID(b[pos:])
+			pos += 16
 		case straightPointer:
 			if pos >= len(b) || b[pos]&^2 != 0 { // of two branches
 				return false

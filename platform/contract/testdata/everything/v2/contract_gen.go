@@ -51,7 +51,7 @@ func (ThingEnded) isEvent() {}
 type ThingHappened struct {
 	// Names the thing.
 	ID          string              `avro:"id" json:"id"`
-	ThingUUID   string              `avro:"thing_uuid" json:"thing_uuid"`
+	ThingUUID   contract.UUID       `avro:"thing_uuid" json:"thing_uuid"`
 	Flag        bool                `avro:"flag" json:"flag"`
 	CountOfUrls int32               `avro:"count_of_urls" json:"count_of_urls"`
 	Big         int64               `avro:"big" json:"big"`
@@ -63,7 +63,7 @@ type ThingHappened struct {
 	Day         time.Time           `avro:"day" json:"day"`
 	Clock       time.Duration       `avro:"clock" json:"clock"`
 	Price       *big.Rat            `avro:"price" json:"price"`
-	GUID        [16]byte            `avro:"guid" json:"guid"`
+	GUID        contract.UUID       `avro:"guid" json:"guid"`
 	State       State               `avro:"state" json:"state"`
 	LastState   *State              `avro:"last_state" json:"last_state"`
 	Notes       map[string][]string `avro:"notes" json:"notes"`
