@@ -34,23 +34,31 @@ var allowed = map[string]struct {
 	"platform/command":            {[]string{"es", "fault", "contract", "eventlog", "store"}, "deciding must not depend on HTTP or on read models"},
 	"platform/projection":         {[]string{"es", "fault", "contract", "eventlog", "store"}, "projecting must not depend on HTTP or on the write side"},
 	"platform/registry":           {[]string{"fault", "contract", "eventlog", "store", "rest"}, "the registry is a service of its own: it knows no deciders and no views"},
+	"platform/forward":            {[]string{"fault"}, "forwarding carries requests and answers: it must not know what they ask for or how routes are found"},
 	"platform/rest":               {[]string{"es", "fault"}, "HTTP is a face: it must not know what stands behind it"},
 	"platform/service":            {[]string{"*"}, ""},
 	"platform/embedded":           {[]string{"*"}, ""},
 	"platform/estest":             {[]string{"*"}, ""},
+	"platform/estest/check":       {[]string{"eventlog", "store"}, "checkers judge a platform whose code they must not share a mistake with: cursors and keys are all they may know"},
+	"platform/estest/rawlog":      {[]string{"estest/check"}, "what the platform's own readers say of the log is what is to be checked"},
+	"platform/estest/sim":         {[]string{"*"}, ""},
+	"platform/estest/openapi":     {nil, "it holds any service to its document, whatever the service is made of"},
 	"platform/cmd/millrace":       {[]string{"*"}, ""},
 }
 
 // only says which of our packages alone may import a third party, so that replacing it is a one-package change.
 var only = map[string][]string{
-	"github.com/twmb/franz-go/pkg/kgo":   {"platform/eventlog"},
-	"github.com/twmb/franz-go/pkg/kadm":  {"platform/eventlog"},
-	"github.com/twmb/franz-go/pkg/kmsg":  {"platform/eventlog", "platform/embedded"},
-	"github.com/twmb/franz-go/pkg/kfake": {"platform/embedded"},
+	"github.com/twmb/franz-go/pkg/kgo":   {"platform/eventlog", "platform/estest/rawlog", "platform/estest/sim"}, // checkers read past the platform
+	"github.com/twmb/franz-go/pkg/kadm":  {"platform/eventlog", "platform/estest/rawlog"},
+	"github.com/twmb/franz-go/pkg/kmsg":  {"platform/eventlog", "platform/embedded", "platform/estest/sim"},
+	"github.com/twmb/franz-go/pkg/kfake": {"platform/embedded", "platform/estest/sim"},
 	"github.com/dgraph-io/badger":        {"platform/store"},
 	"github.com/hamba/avro":              {"platform/contract"},
 	"github.com/riferrei/srclient":       {"platform/registry"},
 	"github.com/labstack/echo":           {"platform/rest", "services/shop/bench"}, // the bench compares with a bare Echo
+	"github.com/getkin/kin-openapi":      {"platform/estest/openapi"},
+	"github.com/pb33f/libopenapi":        {"platform/estest/openapi"},
+	"github.com/santhosh-tekuri":         {"platform/estest/openapi"},
 	"github.com/twmb/avro":               {},                                       // an oracle for tests
 	"github.com/twmb/franz-go/pkg/sr":    {},                                       // a client for tests
 }

@@ -330,6 +330,7 @@ type eventJSON struct {
 	CorrelationID string          `json:"correlation_id,omitempty"`
 	CausationID   string          `json:"causation_id,omitempty"`
 	Actor         string          `json:"actor,omitempty"`
+	TraceParent   string          `json:"traceparent,omitempty"`
 	Part          int             `json:"part,omitempty"`  // from 0, of a stored event that is read as several
 	Parts         int             `json:"parts,omitempty"` // how many they are
 	Data          json.RawMessage `json:"data"`
@@ -344,7 +345,7 @@ func eventsJSON[E any](envs []es.Envelope[E]) ([]eventJSON, error) {
 		}
 		all[i] = eventJSON{
 			ID: env.ID, Stream: env.Stream, Type: env.Type, Version: env.Version, Position: env.Position, Time: env.Time, CommandID: env.Meta.CommandID,
-			CorrelationID: env.Meta.CorrelationID, CausationID: env.Meta.CausationID, Actor: env.Meta.Actor, Part: env.Part, Parts: env.Parts, Data: data,
+			CorrelationID: env.Meta.CorrelationID, CausationID: env.Meta.CausationID, Actor: env.Meta.Actor, TraceParent: env.Meta.TraceParent, Part: env.Part, Parts: env.Parts, Data: data,
 		}
 	}
 	return all, nil
