@@ -59,8 +59,8 @@ var only = map[string][]string{
 	"github.com/getkin/kin-openapi":      {"platform/estest/openapi"},
 	"github.com/pb33f/libopenapi":        {"platform/estest/openapi"},
 	"github.com/santhosh-tekuri":         {"platform/estest/openapi"},
-	"github.com/twmb/avro":               {},                                       // an oracle for tests
-	"github.com/twmb/franz-go/pkg/sr":    {},                                       // a client for tests
+	"github.com/twmb/avro":               {}, // an oracle for tests
+	"github.com/twmb/franz-go/pkg/sr":    {}, // a client for tests
 }
 
 // TestImports fails on an import that the tables above do not allow. It reads the files itself, for the test cache does not see them.
