@@ -102,7 +102,7 @@ func straightOf(n *node, t reflect.Type, offset uintptr, depth int) (straight, b
 			other = 1
 		}
 		item, ok := straightOf(n.branches[other], t.Elem(), 0, depth+1)
-		v.op, v.inside, v.null, v.pointed = straightPointer, []straight{item}, byte(2*(1-other)), reflect2.Type2(t.Elem())
+		v.op, v.inside, v.null, v.size, v.pointed = straightPointer, []straight{item}, byte(2*(1-other)), t.Elem().Size(), reflect2.Type2(t.Elem())
 		return v, ok
 	default:
 		return v, false
@@ -129,12 +129,15 @@ func (v *straight) fields(n *node, t reflect.Type, depth int) bool {
 type straightReader struct {
 	b    []byte
 	pos  int
+	left int    // bytes of memory that slices and pointers may still take
 	slab []byte // texts are cut from it; as with the library, one text keeps its neighbours in memory
 }
 
 const (
 	slabBytes   = 1024
 	maxSlabText = 256 // longer texts have memory of their own
+
+	maxStraightBytes = 256 << 10 // what needs more memory is walked before any is taken: it may be damaged at its very end
 )
 
 // read reads a whole payload into the value at p, or returns false: it is not straight, or not valid.
@@ -142,7 +145,7 @@ func (r *straightReader) read(v *straight, p unsafe.Pointer, payload []byte) boo
 	if len(payload) > MaxPayloadBytes {
 		return false
 	}
-	r.b, r.pos = payload, 0
+	r.b, r.pos, r.left = payload, 0, maxStraightBytes
 	ok := r.values(v.inside, p) && r.pos == len(payload)
 	r.b = nil
 	return ok
@@ -231,6 +234,9 @@ func (r *straightReader) values(all []straight, base unsafe.Pointer) bool {
 			if pos++; null {
 				continue // the value is new, and its pointers are nil
 			}
+			if r.left -= int(v.size); r.left < 0 {
+				return false
+			}
 			to := v.pointed.UnsafeNew()
 			*(*unsafe.Pointer)(p) = to
 			if r.pos = pos; !r.values(v.inside, to) {
@@ -257,6 +263,9 @@ func (r *straightReader) values(all []straight, base unsafe.Pointer) bool {
 func (r *straightReader) items(v *straight, p unsafe.Pointer) bool {
 	count, next := varint(r.b, r.pos)
 	if next < 0 || count < 0 || count > MaxItems || count*int64(v.least) > int64(len(r.b)-next) {
+		return false
+	}
+	if r.left -= int(count) * int(v.size); r.left < 0 {
 		return false
 	}
 	r.pos = next

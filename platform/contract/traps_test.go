@@ -464,6 +464,51 @@ func TestBombs(t *testing.T) {
 	}
 }
 
+// TestStraightBombs has bombs for an event that is read in one pass: what it takes before it finds out is bounded.
+func TestStraightBombs(t *testing.T) {
+	const maybeSchema = `{"type":"record","name":"Maybe","fields":[{"name":"all","type":{"type":"array","items":["null",` + lineSchema + `]}}]}`
+	c, err := Bind(t.Context(), Set[event]{Topic: "t", Types: []Type[event]{For[placed, event](placedSchema), For[maybe, event](maybeSchema)}}, NewMemory())
+	if err != nil {
+		t.Fatal(err)
+	}
+	head := make([]byte, 6) // all before the lines of an order: empty
+	for _, b := range []struct {
+		name    string
+		id      int32
+		payload []byte
+		good    bool
+	}{
+		{"2^40 lines", 1, append(bytes.Clone(head), long(1<<40)...), false},
+		{"as many lines as there are bytes for, and no end", 1, append(append(bytes.Clone(head), long(90_000)...), make([]byte, 4*90_000)...), false},
+		{"the same with an end", 1, append(append(append(bytes.Clone(head), long(90_000)...), make([]byte, 4*90_000)...), 0, 0, 0, 0), true},
+		{"as many pointers, and no end", 2, append(long(90_000), bytes.Repeat([]byte{2, 0, 0, 0, 0}, 90_000)...), false},
+		{"the same with an end", 2, append(append(long(90_000), bytes.Repeat([]byte{2, 0, 0, 0, 0}, 90_000)...), 0), true},
+		{"a few of them", 2, append(append(long(3), bytes.Repeat([]byte{2, 0, 0, 0, 0}, 3)...), 0), true},
+	} {
+		t.Run(b.name, func(t *testing.T) {
+			if c.byName["Maybe"].straight == nil || c.byName["test.v1.Placed"].straight == nil {
+				t.Fatal("it is not read in one pass")
+			}
+			var err error
+			n := allocated(func() { err = c.try(b.id, b.payload) })
+			switch {
+			case b.good && err != nil:
+				t.Error(err)
+			case !b.good && n > uint64(len(b.payload))+1_000_000:
+				t.Errorf("%d bytes are allocated", n)
+			case !b.good:
+				mustRefuse(t, b.name, err)
+			}
+		})
+	}
+}
+
+type maybe struct {
+	All []*line `avro:"all"`
+}
+
+func (maybe) isEvent() {}
+
 // TestSchemaBombs reads with writers' schemas that are legal and hostile.
 func TestSchemaBombs(t *testing.T) {
 	big := strings.Repeat("x", 100<<10)
