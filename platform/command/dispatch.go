@@ -14,13 +14,14 @@ import (
 // is true once an earlier attempt may have taken effect.
 //
 // here returns what Handle and the reads return. there returns nil once the owner has answered, whatever the answer; ErrElsewhere if the
-// request certainly did nothing there, ErrGone if nobody listens there any more, and any other error if that is not known.
-func (e *Engine[S, C, E]) Dispatch(ctx context.Context, id es.StreamID, here func(repeat bool) error, there func(owner eventlog.Identity, repeat bool) error) error {
+// request certainly did nothing there, ErrGone if nobody listens there any more, and any other error if that is not known. Its context
+// ends also when the partition gets another owner: what the old one has not written by then, it never will.
+func (e *Engine[S, C, E]) Dispatch(ctx context.Context, id es.StreamID, here func(repeat bool) error, there func(ctx context.Context, owner eventlog.Identity, repeat bool) error) error {
+	var err error
 	open := false
 	pause := 5 * time.Millisecond
 	for {
 		r := e.Route(id)
-		var err error
 		switch {
 		case r.Here:
 			err = here(open)
@@ -31,7 +32,17 @@ func (e *Engine[S, C, E]) Dispatch(ctx context.Context, id es.StreamID, here fun
 		case r.Owner == (eventlog.Identity{}) || r.Owner.Address == "":
 			// Somebody will claim the partition.
 		default:
-			if err = there(r.Owner, open); err == nil {
+			asking, stop := context.WithCancel(ctx)
+			go func() {
+				select {
+				case <-r.Changed:
+					stop()
+				case <-asking.Done():
+				}
+			}()
+			err = there(asking, r.Owner, open)
+			stop()
+			if err == nil {
 				return nil
 			}
 			switch {
@@ -55,9 +66,9 @@ func (e *Engine[S, C, E]) Dispatch(ctx context.Context, id es.StreamID, here fun
 			at := e.partition(id).at
 			if open {
 				return ErrOutcome.Because("%s changed hands, and the deadline passed before its new owner answered", at).
-					WithFix("repeat the command with the same Idempotency-Key").After(time.Second)
+					WithFix("repeat the command with the same Idempotency-Key").After(time.Second).Wrap(err)
 			}
-			return ErrUnavailable.Because("no owner of %s took the command in time; it will not take effect", at).After(time.Second)
+			return ErrUnavailable.Because("no owner of %s took the command in time; it will not take effect", at).After(time.Second).Wrap(err)
 		}
 	}
 }

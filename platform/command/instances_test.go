@@ -149,7 +149,7 @@ func (i *instance) send(ctx context.Context, stream, id string, c cmd) (got Rece
 		order.Repeat = repeat
 		got, err = i.engine.Handle(ctx, order)
 		return err
-	}, func(owner eventlog.Identity, repeat bool) error {
+	}, func(ctx context.Context, owner eventlog.Identity, repeat bool) error {
 		i.fleet.mu.Lock()
 		to := i.fleet.instances[owner.Address]
 		i.fleet.mu.Unlock()

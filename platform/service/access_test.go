@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/millrace/millrace/platform/fault"
+	"github.com/millrace/millrace/platform/forward"
 	"github.com/millrace/millrace/platform/rest"
 )
 
@@ -49,7 +50,7 @@ func TestNoRouteEscapes(t *testing.T) {
 	op := operationID("accounts", "a", "k", "127.0.0.1:1")
 	path := strings.NewReplacer("/v1/operations/:id", "/v1/operations/"+op, ":id", "a", ":command", "steal", ":key", "a")
 	for _, route := range r.host.http.Routes() {
-		if open[route.Pattern] {
+		if open[route.Pattern] || strings.HasPrefix(route.Pattern, forward.Path) { // a peer's requests are judged one by one
 			continue
 		}
 		t.Run(route.Method+" "+route.Pattern, func(t *testing.T) {

@@ -104,9 +104,11 @@ func (a Aggregate[S, C, E]) start(ctx context.Context, h *host) error {
 	}
 	engine := command.New[S, C, E](command.Config{
 		Log: h.log, Topic: topic, Store: db, Marks: marks, Source: "/" + h.app + "/" + a.Name, Logger: h.logger.With("role", a.Name),
+		Group:    h.config.Environment + "/" + topic.Name + "/owners",
 		Identity: eventlog.Identity{Instance: h.instance, Address: h.advertise},
 	}, a.bounded(), codec)
 	h.run(a.Name, engine.Run)
+	h.handOver(engine.HandOver)
 	h.check(a.Name, func(context.Context) error {
 		if !engine.Ready() {
 			return command.ErrUnavailable.Because("partitions of %s are being claimed", topic.Name)
@@ -154,7 +156,7 @@ func (a Aggregate[S, C, E]) routes(api *commandAPI[S, C, E]) []route {
 		name := kebab(t.Name())
 		names = append(names, name)
 		wants := wantsStream(rest.Access{Action: rest.ActCommand, Aggregate: a.Name, Command: name})
-		add(http.MethodPost, streams+"/"+name, wants, api.command(name, t), commandDoc(a.Name, name, t))
+		add(http.MethodPost, streams+"/"+name, wants, api.routed(api.command(name, t)), commandDoc(a.Name, name, t))
 	}
 	unknown := func(r *rest.Request) (rest.Access, error) {
 		return wantsStream(rest.Access{Action: rest.ActCommand, Aggregate: a.Name, Command: r.Param("command")})(r)
@@ -162,9 +164,9 @@ func (a Aggregate[S, C, E]) routes(api *commandAPI[S, C, E]) []route {
 	add(http.MethodPost, streams+"/:command", unknown, func(_ context.Context, r *rest.Request) (*rest.Response, error) {
 		return nil, ErrCommandType.Because("%q", r.Param("command")).WithFix("the commands of %s are %s", a.Name, strings.Join(names, ", "))
 	}, nil)
-	add(http.MethodGet, streams, stream, api.state, stateDoc(a.Name, reflect.TypeFor[S](), event))
-	add(http.MethodGet, streams+"/events", stream, api.events, eventsDoc(a.Name, event))
-	add(http.MethodGet, streams+"/metadata", stream, api.metadata, metadataDoc(a.Name))
+	add(http.MethodGet, streams, stream, api.routed(api.state), stateDoc(a.Name, reflect.TypeFor[S](), event))
+	add(http.MethodGet, streams+"/events", stream, api.routed(api.events), eventsDoc(a.Name, event))
+	add(http.MethodGet, streams+"/metadata", stream, api.routed(api.metadata), metadataDoc(a.Name))
 	add(http.MethodGet, "/v1/events/"+a.Name, wants(rest.Access{Action: rest.ActCategory, Aggregate: a.Name}), api.category, categoryDoc(a.Name, event))
 	return all
 }
@@ -207,8 +209,9 @@ func (a *commandAPI[S, C, E]) command(name string, t reflect.Type) rest.Handler 
 		if err != nil {
 			return nil, err
 		}
+		c.Repeat = repeated(ctx, r.Header)
 		if r.Async() {
-			return a.later(ctx, name, c)
+			return a.later(ctx, name, c, r)
 		}
 		return a.decide(ctx, name, c)
 	}

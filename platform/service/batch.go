@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/url"
 	"reflect"
 	"runtime/debug"
 	"strconv"
@@ -16,6 +17,7 @@ import (
 	"github.com/millrace/millrace/platform/command"
 	"github.com/millrace/millrace/platform/es"
 	"github.com/millrace/millrace/platform/fault"
+	"github.com/millrace/millrace/platform/forward"
 	"github.com/millrace/millrace/platform/rest"
 )
 
@@ -78,9 +80,31 @@ func (a Aggregate[S, C, E]) batched(api *commandAPI[S, C, E]) batched {
 
 // do decides one command of a batch in this process.
 func (a *commandAPI[S, C, E]) do(ctx context.Context, e *entry) (*rest.Response, error) {
-	return a.decide(ctx, e.command, command.Command[C]{
-		Stream: e.stream, ID: e.id, Payload: e.payload.(C), Expect: e.expect, Meta: es.Meta{Actor: e.who.Name, TraceParent: tracedBy(ctx)},
-	})
+	remote := &forward.Request{
+		Method: http.MethodPost, Target: "/v1/" + e.aggregate + "/" + url.PathEscape(string(e.stream)) + "/" + e.command, Body: e.data,
+		Header: []forward.Field{{Name: "Idempotency-Key", Value: e.id}},
+	}
+	if e.expect != nil {
+		remote.Header = append(remote.Header, forward.Field{Name: "If-Match", Value: `"` + strconv.FormatInt(int64(*e.expect), 10) + `"`})
+	}
+	if len(e.data) > 0 {
+		remote.Header = append(remote.Header, forward.Field{Name: "Content-Type", Value: "application/json"})
+	}
+	for name, values := range e.header {
+		switch name {
+		case "Idempotency-Key", "Content-Type", "Prefer", headerRepeat:
+			continue
+		}
+		for _, v := range values {
+			remote.Header = append(remote.Header, forward.Field{Name: name, Value: v})
+		}
+	}
+	return a.dispatch(ctx, e.stream, func(ctx context.Context) (*rest.Response, error) {
+		return a.decide(ctx, e.command, command.Command[C]{
+			Stream: e.stream, ID: e.id, Payload: e.payload.(C), Expect: e.expect, Repeat: repeated(ctx, func(string) string { return "" }),
+			Meta: es.Meta{Actor: e.who.Name, TraceParent: tracedBy(ctx)},
+		})
+	}, remote)
 }
 
 // batch lets an aggregate take part in batches.

@@ -41,6 +41,8 @@ type Config struct {
 	RegistryAuthReads bool          `key:"registry.auth.reads" default:"false" usage:"let only them read from it, too"`
 	AdminAddr         string        `key:"admin.addr" default:"127.0.0.1:9090" usage:"address for metrics and profiles"`
 	Advertise         string        `key:"http.advertise" usage:"host:port under which other instances reach http.addr; default: http.addr itself"`
+	PeerToken         string        `key:"peer.token" usage:"secret that the instances of a service share; without one they forward to each other only on one machine (environment or file only)" flag:"-"`
+	HandOverTimeout   time.Duration `key:"handover.timeout" default:"10s" usage:"how long an instance that stops waits for others to take over what it owns"`
 	DataDir           string        `key:"data.dir" default:".millrace" usage:"directory of everything that is kept"`
 	Ephemeral         bool          `key:"ephemeral" default:"false" usage:"keep nothing: use a temporary data directory and remove it at the end"`
 	Environment       string        `key:"environment" default:"dev" usage:"name of the environment; part of Kafka's transactional ids"`

@@ -129,15 +129,16 @@ func FuzzOperation(f *testing.F) {
 	f.Add("orders", "o-1", "k-1")
 	f.Add("orders", "ü%", "a b")
 	f.Fuzz(func(t *testing.T, name, stream, id string) {
-		if _, _, _, err := parseOperation(name); err != nil && !errors.Is(err, ErrOperation) {
+		if _, err := parseOperation(name); err != nil && !errors.Is(err, ErrOperation) {
 			t.Fatal(err)
 		}
 		if es.CheckID(name) != nil || es.CheckID(stream) != nil || es.CheckID(id) != nil {
 			return
 		}
-		n, s, i, err := parseOperation(operationID(name, es.StreamID(stream), id))
-		if err != nil || n != name || string(s) != stream || i != id {
-			t.Fatalf("%q %q %q: %q %q %q, %v", name, stream, id, n, s, i, err)
+		want := operationOf{name, es.StreamID(stream), id, "127.0.0.1:1"}
+		got, err := parseOperation(operationID(name, want.stream, id, want.at))
+		if err != nil || got != want {
+			t.Fatalf("%+v came back as %+v, %v", want, got, err)
 		}
 	})
 }

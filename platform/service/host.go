@@ -5,13 +5,17 @@ import (
 	"crypto/rand"
 	"errors"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/millrace/millrace/platform/contract"
 	"github.com/millrace/millrace/platform/eventlog"
 	"github.com/millrace/millrace/platform/fault"
+	"github.com/millrace/millrace/platform/forward"
 	"github.com/millrace/millrace/platform/registry"
 	"github.com/millrace/millrace/platform/rest"
 	"github.com/millrace/millrace/platform/store"
@@ -39,9 +43,14 @@ type host struct {
 	metrics         *metrics
 	authorize       rest.Authorizer // the application's rule
 	trace           Tracer
+	peers           *forward.Pool
+	forwarded       *forward.Server
+	streams         *http.Transport // to other instances, for answers without a bound
+	stopping        atomic.Bool
 	secured         bool // whether the application may refuse somebody
 
 	tasks      []task
+	handOvers  []func(context.Context)
 	drains     []func() // wait for what requests left behind, after the last request and before the tasks end
 	closers    []func() error
 	operations map[string]operations
@@ -65,7 +74,44 @@ func newHost(a App, c Config, logger *slog.Logger) *host {
 	}
 	h.http = rest.NewServer(rest.Options{Logger: logger, Checks: []rest.Check{{Name: "roles", Ready: h.ready}}, Document: "/openapi.json", Authenticate: a.Authenticate})
 	h.document()
+	token := peerToken(c.PeerToken)
+	h.peers = forward.NewPool(forward.PoolOptions{Instance: h.instance, Sign: token.sign, Logger: logger, OnForward: h.metrics.forwarded})
+	o := forward.ServerOptions{Logger: logger}
+	if token != "" {
+		o.Authorize = token.check // without a secret, only instances on the same machine are let in
+	}
+	h.forwarded = forward.NewServer(h.http, o)
+	h.http.Mount(forward.Path, h.forwarded)
+	h.streams = &http.Transport{MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute, DisableCompression: true}
+	h.closers = append(h.closers, func() error {
+		h.peers.Close()
+		h.streams.CloseIdleConnections()
+		return nil
+	})
+	h.check("stopping", func(context.Context) error {
+		if h.stopping.Load() {
+			return errStopping
+		}
+		return nil
+	})
 	return h
+}
+
+var errStopping = fault.New(fault.Unavailable, "stopping", "this instance is stopping")
+
+// handOver adds something to do before anything is stopped, while everything is still answered.
+func (h *host) handOver(f func(context.Context)) { h.handOvers = append(h.handOvers, f) }
+
+// leave has other instances take what this one owns.
+func (h *host) leave(ctx context.Context) {
+	h.stopping.Store(true)
+	ctx, cancel := context.WithTimeout(ctx, h.config.HandOverTimeout)
+	defer cancel()
+	var all sync.WaitGroup
+	for _, f := range h.handOvers {
+		all.Go(func() { f(ctx) })
+	}
+	all.Wait()
 }
 
 // run adds a part that works until its context ends; an error of it ends the process.

@@ -16,6 +16,7 @@ import (
 	"github.com/millrace/millrace/platform/es"
 	"github.com/millrace/millrace/platform/eventlog"
 	"github.com/millrace/millrace/platform/fault"
+	"github.com/millrace/millrace/platform/forward"
 	"github.com/millrace/millrace/platform/projection"
 	"github.com/millrace/millrace/platform/rest"
 )
@@ -30,6 +31,7 @@ type metrics struct {
 	fences   *prometheus.CounterVec   // by topic and reason
 	rogue    *prometheus.CounterVec   // by topic
 	resends  *prometheus.CounterVec   // by topic
+	passed   *prometheus.HistogramVec // by outcome
 }
 
 func newMetrics() *metrics {
@@ -50,9 +52,13 @@ func newMetrics() *metrics {
 	m.fences = counter("millrace_fences_total", "Partitions that this process lost.", "topic", "reason")
 	m.rogue = counter("millrace_rogue_records_total", "Records that no owner wrote, dropped: somebody else writes the topic.", "topic")
 	m.resends = counter("millrace_append_resends_total", "Batches sent again because an answer was lost or meant to wait.", "topic")
+	m.passed = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "millrace_forward_duration_seconds", Help: "Of requests that another instance answered, from sending to the answer.",
+		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5},
+	}, []string{"outcome"})
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "millrace_build_info", Help: "1, with the version as a label.", ConstLabels: prometheus.Labels{"version": Version}})
 	build.Set(1)
-	m.registry.MustRegister(m.commands, m.counted, m.appended, &m.views, m.fences, m.rogue, m.resends, build, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.registry.MustRegister(m.commands, m.counted, m.appended, &m.views, m.fences, m.rogue, m.resends, m.passed, build, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
@@ -70,8 +76,23 @@ func (m *metrics) watch(c eventlog.Config) eventlog.Config {
 	return c
 }
 
-// decided counts one command.
+// forwarded counts a request that another instance was to answer.
+func (m *metrics) forwarded(_ string, _ int, err error, took time.Duration) {
+	outcome := "answered"
+	switch {
+	case err != nil && forward.Unsent(err):
+		outcome = "unsent"
+	case err != nil:
+		outcome = "unknown"
+	}
+	m.passed.WithLabelValues(outcome).Observe(took.Seconds())
+}
+
+// decided counts one command, unless it was not for this instance to decide.
 func (m *metrics) decided(aggregate, name string, began time.Time, r command.Receipt, err error) {
+	if errors.Is(err, command.ErrElsewhere) || errors.Is(err, command.ErrMoved) {
+		return
+	}
 	o := outcome(r, err)
 	m.commands.WithLabelValues(aggregate, name, o).Observe(time.Since(began).Seconds())
 	m.counted.WithLabelValues(aggregate, name, o).Inc()

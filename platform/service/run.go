@@ -187,6 +187,11 @@ func (a App) run(ctx context.Context, c Config, roles []Role, dev bool, stdout, 
 	p.begin()("admin", admin.Serve)
 	p.begin()("http", func(ctx context.Context) error {
 		err := h.http.Serve(ctx)
+		cutting, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		if e := h.forwarded.Shutdown(cutting); e != nil {
+			logger.Warn("forwarded requests were cut off", "error", e)
+		}
 		for _, wait := range h.drains {
 			wait()
 		}
@@ -211,6 +216,7 @@ func (a App) run(ctx context.Context, c Config, roles []Role, dev bool, stdout, 
 	case err := <-p.failed:
 		return err
 	case <-ctx.Done():
+		h.leave(context.WithoutCancel(ctx))
 		return nil
 	}
 }
