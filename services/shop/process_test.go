@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/platform/embedded"
+	"github.com/millrace/millrace/platform/estest/openapi"
 )
 
 // TestMain lets the test binary be the shop, so that the tests run real processes without building another binary.
@@ -26,6 +27,8 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
+	// Whatever the tests ask a shop, and whatever it answers, must be in its OpenAPI document.
+	http.DefaultClient.Transport = new(openapi.Transport)
 	os.Exit(m.Run())
 }
 

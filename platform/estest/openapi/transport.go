@@ -25,7 +25,7 @@ const maxBody = 16 << 20
 // RoundTrip sends a request and checks the answer.
 func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	var body []byte
-	if r.Body != nil {
+	if r.Body != nil && r.Body != http.NoBody {
 		var err error
 		if body, err = io.ReadAll(r.Body); err != nil {
 			return nil, err
