@@ -72,3 +72,15 @@ func TestUUID(t *testing.T) {
 		}
 	}
 }
+
+// FuzzUUID reads any text: what is read is the text, but for the case of its digits.
+func FuzzUUID(f *testing.F) {
+	f.Add("0191d5a4-0123-7abc-8DEF-fedcba987654")
+	f.Add("00000000-0000-0000-0000-00000000000g")
+	f.Fuzz(func(t *testing.T, text string) {
+		u, err := ParseUUID(text)
+		if err == nil && u.String() != strings.ToLower(text) || err != nil && u != (UUID{}) {
+			t.Errorf("%q is read as %s, %v", text, u, err)
+		}
+	})
+}

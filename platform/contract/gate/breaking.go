@@ -325,7 +325,7 @@ func (w *walk) pair(is, was *contract.Shape, seen map[[2]*contract.Shape]bool) {
 	switch is.Kind {
 	case "enum":
 		if is.Default != was.Default && was.Default != "" && is.Default != "" {
-			w.note("ENUM_DEFAULT_CHANGED", Warning, is.Pointer, is.Name, "unknown symbols were read as "+was.Default+" and are read as "+is.Default, "")
+			w.note("ENUM_DEFAULT_CHANGED", Warning, is.Pointer, is.Name, "unknown symbols were read as "+was.Default+" and are read as "+is.Default, "keep the default")
 		}
 	case "array", "map":
 		w.pair(is.Items, was.Items, seen)
@@ -373,16 +373,16 @@ func (w *walk) records(is, was *contract.Shape, seen map[[2]*contract.Shape]bool
 		}
 		w.pair(f.Type, o.Type, seen)
 		if f.HasDefault && o.HasDefault && f.Default != o.Default {
-			w.note("DEFAULT_VALUE_CHANGED", Warning, f.Pointer+"/default", f.Name, fmt.Sprintf("the default was %s and is %s: old events without the field are read otherwise", o.Default, f.Default), "")
+			w.note("DEFAULT_VALUE_CHANGED", Warning, f.Pointer+"/default", f.Name, fmt.Sprintf("the default was %s and is %s: old events without the field are read otherwise", o.Default, f.Default), "keep the default")
 		}
 		if o.Props["pii"] == true && f.Props["pii"] != true {
 			w.note("TAG_PII_REMOVED", Error, f.Pointer, f.Name, "the field was marked as personal data, and its stored values are", `keep "pii": true`)
 		}
 		if w.level >= Source && f.Name != o.Name {
-			w.note("SOURCE_FIELD_RENAMED", Error, f.Pointer, f.Name, "the Go field for "+o.Name+" has another name", "")
+			w.note("SOURCE_FIELD_RENAMED", Error, f.Pointer, f.Name, "the Go field for "+o.Name+" has another name", "keep the name")
 		}
 		if w.level >= Source && (f.Type.Kind != o.Type.Kind || f.Type.Logical != o.Type.Logical) {
-			w.note("SOURCE_TYPE_CHANGED", Error, f.Pointer, f.Name, "the Go type of the field is another one", "")
+			w.note("SOURCE_TYPE_CHANGED", Error, f.Pointer, f.Name, "the Go type of the field is another one", "keep the type, or add another field")
 		}
 	}
 	for _, o := range was.Fields {
@@ -390,7 +390,7 @@ func (w *walk) records(is, was *contract.Shape, seen map[[2]*contract.Shape]bool
 			w.gone = append(w.gone, o)
 			w.byOld[o.Pointer] = is.Pointer
 			if w.level >= Source {
-				w.note("SOURCE_FIELD_GONE", Error, is.Pointer, o.Name, "the Go field for "+o.Name+" is gone", "")
+				w.note("SOURCE_FIELD_GONE", Error, is.Pointer, o.Name, "the Go field for "+o.Name+" is gone", "keep the field")
 			}
 		}
 	}

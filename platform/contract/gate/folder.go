@@ -131,7 +131,8 @@ func (d *Folder) read(below fs.FS, pattern string) ([]File, error) {
 				pointer = e.Fields[0].Pointer
 			}
 			finding := f.at("SCHEMA_INVALID", Error, pointer, err.Error())
-			if e != nil {
+			finding.Fix = "correct the schema there"
+			if e != nil && e.Fix != "" {
 				finding.Fix = e.Fix
 			}
 			d.broken = append(d.broken, finding)

@@ -114,8 +114,8 @@ func TestLint(t *testing.T) {
 				t.Errorf("got %q, want %q", have, want)
 			}
 			for _, f := range got {
-				if Explain(f.Rule) == "" {
-					t.Errorf("%s has no explanation", f.Rule)
+				if Explain(f.Rule) == "" || f.Fix == "" {
+					t.Errorf("%s has no explanation, or no fix: %s", f.Rule, f)
 				}
 			}
 		})
@@ -196,8 +196,8 @@ func TestBreaking(t *testing.T) {
 				}
 			}
 			for _, f := range got {
-				if Explain(f.Rule) == "" {
-					t.Errorf("%s has no explanation", f.Rule)
+				if Explain(f.Rule) == "" || f.Fix == "" {
+					t.Errorf("%s has no explanation, or no fix: %s", f.Rule, f)
 				}
 			}
 			none, err := Breaking(folder(t, "", tc.replace...), old, "NONE", 1)

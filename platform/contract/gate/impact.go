@@ -47,6 +47,7 @@ func (i *Impact) Data(position string, id int32, writer *contract.Schema, payloa
 	}
 	finding := f.at("DATA_UNREADABLE", Error, "", fmt.Sprintf("%s, written with schema id %d, cannot be read: %s", position, id, reason))
 	finding.Name, finding.Direction, finding.Reader, finding.Writer = writer.Name(), Backward, "new", fmt.Sprint("id ", id)
+	finding.Fix = "change the schema so that it reads what is there, or retire its type and add an upcaster"
 	i.places[key] = len(i.found)
 	i.found = append(i.found, finding)
 }

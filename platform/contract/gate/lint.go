@@ -74,14 +74,14 @@ func (l *linter) top() {
 	n := l.root
 	short := n.Name[strings.LastIndexByte(n.Name, '.')+1:]
 	if n.Kind != "record" {
-		l.add("EVENT_RECORD", Error, "", n.Name, "an event is a record, not "+n.Kind, "")
+		l.add("EVENT_RECORD", Error, "", n.Name, "an event is a record, not "+n.Kind, "put it into a field of a record")
 		return
 	}
 	if namespace := strings.TrimSuffix(n.Name, "."+short); !namespaceForm.MatchString(namespace) {
-		l.add("NAMESPACE_FORM", Error, "/namespace", namespace, "the namespace does not have the form org.context.v1", "")
+		l.add("NAMESPACE_FORM", Error, "/namespace", namespace, "the namespace does not have the form org.context.v1", "name organisation, context and version in lower case")
 	}
 	if !pascalCase.MatchString(short) {
-		l.add("RECORD_NAME", Error, "/name", short, "a record's name is in PascalCase", "")
+		l.add("RECORD_NAME", Error, "/name", short, "a record's name is in PascalCase", "write each word with a capital, without _")
 	} else if parts := words.FindAllString(short, -1); !slices.ContainsFunc(parts[min(1, len(parts)-1):], func(w string) bool { return strings.HasSuffix(w, "ed") || slices.Contains(pastTense, w) }) {
 		l.add("RECORD_TENSE", Warning, "/name", short, "an event is something that happened: its name is in the past tense", "e.g. OrderPlaced instead of PlaceOrder")
 	}
@@ -97,10 +97,10 @@ func (l *linter) top() {
 		l.add("RECURSIVE_TYPE", Error, "", short, "a type contains itself: many clients overflow their stack on it", "hold the parts in an array with an index of the parent")
 	}
 	if depth := l.file.Schema.Depth(); depth > maxLintDepth {
-		l.add("MAX_DEPTH", Error, "", short, fmt.Sprintf("types are %d levels inside each other, at most %d are allowed", depth, maxLintDepth), "")
+		l.add("MAX_DEPTH", Error, "", short, fmt.Sprintf("types are %d levels inside each other, at most %d are allowed", depth, maxLintDepth), "take levels out, or make several event types of it")
 	}
 	if len(l.file.Text) > maxLintBytes {
-		l.add("MAX_BYTES", Error, "", short, fmt.Sprintf("the text has %d bytes, at most %d are allowed", len(l.file.Text), maxLintBytes), "")
+		l.add("MAX_BYTES", Error, "", short, fmt.Sprintf("the text has %d bytes, at most %d are allowed", len(l.file.Text), maxLintBytes), "make several event types of it")
 	}
 }
 
@@ -128,7 +128,7 @@ func (l *linter) shape(n *contract.Shape) {
 		case n.Default == "":
 			l.add("ENUM_NO_DEFAULT", Error, n.Pointer, n.Name, "without a default no symbol can ever be added: older readers fail on it", `add the symbol "UNKNOWN", first, and "default": "UNKNOWN"`)
 		case n.Symbols[0] != "UNKNOWN":
-			l.add("ENUM_UNKNOWN_FIRST", Warning, n.Pointer, n.Name, "the first symbol is not UNKNOWN", "")
+			l.add("ENUM_UNKNOWN_FIRST", Warning, n.Pointer, n.Name, "the first symbol is not UNKNOWN", `put "UNKNOWN" first`)
 		}
 	case "map":
 		if n.Items.Kind == "record" {
@@ -166,7 +166,7 @@ func (l *linter) union(n *contract.Shape) {
 
 func (l *linter) field(in *contract.Shape, f contract.FieldShape) {
 	if !snakeCase.MatchString(f.Name) {
-		l.add("FIELD_NAME", Error, f.Pointer, f.Name, "a field's name is in snake_case", "")
+		l.add("FIELD_NAME", Error, f.Pointer, f.Name, "a field's name is in snake_case", "write it in lower case with _ between words")
 	}
 	if strings.TrimSpace(f.Doc) == "" {
 		l.add("DOC_MISSING", Error, f.Pointer, f.Name, "the field has no doc", `add "doc"`)
@@ -195,7 +195,7 @@ func (l *linter) field(in *contract.Shape, f contract.FieldShape) {
 	case strings.HasPrefix(t.Logical, "local-"):
 		l.add("TIME_LOGICAL", Error, f.Pointer, f.Name, "what "+t.Logical+" means depends on where it is read", "use timestamp-micros in UTC")
 	case t.Logical == "timestamp-millis" || t.Logical == "timestamp-nanos":
-		l.add("TIME_LOGICAL", Error, f.Pointer, f.Name, "times are timestamp-micros", "")
+		l.add("TIME_LOGICAL", Error, f.Pointer, f.Name, "times are timestamp-micros", `use {"type": "long", "logicalType": "timestamp-micros"} in UTC`)
 	case timeName.MatchString(f.Name) && t.Logical == "" && (t.Kind == "long" || t.Kind == "int" || t.Kind == "string" || t.Kind == "double"):
 		l.add("TIME_LOGICAL", Error, f.Pointer, f.Name, "a time is a plain "+t.Kind, `use {"type": "long", "logicalType": "timestamp-micros"} in UTC`)
 	case idName.MatchString(f.Name) && t.Kind != "string" && t.Logical != "uuid":
