@@ -24,6 +24,7 @@ type schemaRequest struct {
 
 	normalize bool     // was asked for with the request
 	checked   *checked // what was found out before the writer's turn came
+	made      *content // of the request's text in the form that was asked for last, to be copied
 }
 
 // A checked is the verdict on a text with its references, which takes longer than the writer should be held up.
@@ -53,7 +54,10 @@ func (r *schemaRequest) content(s *state, subject string) (*content, *apiError) 
 		}
 	}
 	context, _ := split(subject)
-	return newContent(context, r.SchemaType, text, r.References, noNull(r.Metadata), noNull(r.RuleSet)), nil
+	if r.made == nil || r.made.text != text || r.made.context != context {
+		r.made = newContent(context, r.SchemaType, text, r.References, noNull(r.Metadata), noNull(r.RuleSet))
+	}
+	return r.made.copied(), nil
 }
 
 // verify returns the content's schema if it may be registered as that version.

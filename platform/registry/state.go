@@ -56,6 +56,13 @@ func newContent(context, schemaType, text string, references []reference, metada
 	return c
 }
 
+// copied returns a content of its own that is used nowhere yet; comparing texts is what takes time in making one.
+func (c *content) copied() *content {
+	x := *c
+	x.versions, x.parser = nil, &parser{}
+	return &x
+}
+
 // byIDAnswer returns the JSON that describes a content to who asks for its id: what services ask most.
 func (c *content) byIDAnswer() prepared {
 	c.parser.once.Do(func() { c.parser.answer = encode(describe(c)) })

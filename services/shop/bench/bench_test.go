@@ -2,11 +2,13 @@ package main
 
 import (
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -154,5 +156,27 @@ func TestHistory(t *testing.T) {
 	}
 	if kinds["added"] < 4000 || kinds["confirmed"] < 8000 || kinds["cancelled"] < 4000 {
 		t.Errorf("got %v", kinds)
+	}
+}
+
+// TestDrive registers at a server that refuses one of the subjects.
+func TestDrive(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil || string(body) != "{}" || r.URL.Path == "/subjects/7/versions" {
+			w.WriteHeader(http.StatusConflict)
+		}
+		_, _ = w.Write([]byte("{}"))
+	}))
+	defer s.Close()
+	addr := strings.TrimPrefix(s.URL, "http://")
+	register := func(offset int64) func(*conn, int64) error {
+		return func(c *conn, n int64) error { return c.register(strconv.FormatInt(n+offset, 10), "{}") }
+	}
+	if l, err := drive(t.Context(), addr, 4, 100, 0, register(100)); err != nil || l.requests != 100 || !slices.IsSorted(l.sorted) {
+		t.Errorf("got %d requests, %v", l.requests, err)
+	}
+	if _, err := drive(t.Context(), addr, 4, 100, 0, register(0)); err == nil || !strings.Contains(err.Error(), "409") {
+		t.Errorf("a refused registration gave %v", err)
 	}
 }

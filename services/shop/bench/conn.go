@@ -19,6 +19,7 @@ type conn struct {
 	in   *bufio.Reader
 	host string
 	out  []byte
+	id   []byte
 	body []byte
 }
 

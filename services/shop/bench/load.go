@@ -25,6 +25,16 @@ func (l load) rate() float64 { return float64(l.requests) / l.took.Seconds() }
 // orders places new orders, their ids starting with prefix, over a number of connections until so many are placed or so much time has
 // passed, whichever comes first and is not 0.
 func orders(ctx context.Context, addr, prefix string, connections, most int, length time.Duration) (load, error) {
+	return drive(ctx, addr, connections, most, length, func(c *conn, n int64) error {
+		c.id = strconv.AppendInt(append(c.id[:0], prefix...), n, 10)
+		_, err := c.post(c.id, orderBody)
+		return err
+	})
+}
+
+// drive sends numbered requests over a number of connections until so many are answered or so much time has passed, whichever comes
+// first and is not 0.
+func drive(ctx context.Context, addr string, connections, most int, length time.Duration, send func(c *conn, n int64) error) (load, error) {
 	var (
 		next atomic.Int64
 		wg   sync.WaitGroup
@@ -43,16 +53,13 @@ func orders(ctx context.Context, addr, prefix string, connections, most int, len
 	began := time.Now()
 	for i, c := range conns {
 		wg.Go(func() {
-			id := []byte(prefix)
 			for ctx.Err() == nil {
 				n := next.Add(1)
 				now := time.Now()
 				if most > 0 && n > int64(most) || length > 0 && now.Sub(began) > length {
 					return
 				}
-				id = strconv.AppendInt(id[:len(prefix)], n, 10)
-				if _, err := c.post(id, orderBody); err != nil {
-					errs[i] = err
+				if errs[i] = send(c, n); errs[i] != nil {
 					return
 				}
 				took[i] = append(took[i], time.Since(now))

@@ -62,6 +62,7 @@ var figures = []figure{
 	{"projector", (*plan).projector},
 	{"memory", (*plan).memory},
 	{"codec", (*plan).codec},
+	{"registry", (*plan).registryFigure},
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
