@@ -173,7 +173,7 @@ func launch(t testing.TB, a App) *running {
 			t.Error(err)
 		}
 	})
-	return &running{t: t, host: s.host, at: "http://" + s.host.advertise, client: &http.Client{Transport: new(openapi.Transport), Timeout: 30 * time.Second}}
+	return &running{t: t, host: s.host, at: "http://" + s.host.advertise, client: &http.Client{Transport: new(openapi.Transport), Timeout: time.Minute}}
 }
 
 // awaited is a writer that tells when it was given a text.
@@ -200,9 +200,17 @@ type reply struct {
 // send sends a request; header lines are "Name: value".
 func (r *running) send(method, path, body string, header ...string) reply {
 	r.t.Helper()
-	req, err := http.NewRequestWithContext(r.t.Context(), method, r.at+path, strings.NewReader(body))
+	a, err := r.do(method, path, body, header...)
 	if err != nil {
 		r.t.Fatal(err)
+	}
+	return a
+}
+
+func (r *running) do(method, path, body string, header ...string) (reply, error) {
+	req, err := http.NewRequestWithContext(r.t.Context(), method, r.at+path, strings.NewReader(body))
+	if err != nil {
+		return reply{}, err
 	}
 	if body != "" {
 		req.Header.Set("Content-Type", "application/json")
@@ -213,14 +221,11 @@ func (r *running) send(method, path, body string, header ...string) reply {
 	}
 	resp, err := r.client.Do(req)
 	if err != nil {
-		r.t.Fatal(err)
+		return reply{}, err
 	}
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	return reply{resp.StatusCode, resp.Header, string(text)}
+	return reply{resp.StatusCode, resp.Header, string(text)}, err
 }
 
 // want fails unless the answer has a status, and returns the answer's JSON in v if that is not nil.
