@@ -158,6 +158,10 @@ type onlyPointer struct {
 	P *string  `avro:"p"`
 }
 
+type lone struct {
+	P *string `avro:"p"`
+}
+
 type single struct {
 	N int64 `avro:"n"`
 }
@@ -166,6 +170,7 @@ type empty struct{}
 
 func (onlyMap) isEvent()     {}
 func (onlyPointer) isEvent() {}
+func (lone) isEvent()        {}
 func (single) isEvent()      {}
 func (empty) isEvent()       {}
 
@@ -174,6 +179,7 @@ func TestShapesInInterfaces(t *testing.T) {
 	set := Set[event]{Topic: "t", Types: []Type[event]{
 		For[onlyMap, event](`{"type":"record","name":"OnlyMap","fields":[{"name":"m","type":{"type":"map","values":"string"}}]}`),
 		For[onlyPointer, event](`{"type":"record","name":"OnlyPointer","fields":[{"name":"e","type":{"type":"record","name":"E","fields":[]}},{"name":"p","type":["null","string"]}]}`),
+		For[lone, event](`{"type":"record","name":"Lone","fields":[{"name":"p","type":["null","string"]}]}`),
 		For[single, event](`{"type":"record","name":"Single","fields":[{"name":"n","type":"long"}]}`),
 		For[empty, event](`{"type":"record","name":"Empty","fields":[]}`)}}
 	c, err := Bind(context.Background(), set, NewMemory())
@@ -181,7 +187,7 @@ func TestShapesInInterfaces(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := "text"
-	for _, want := range []event{onlyMap{M: map[string]string{"a": "b"}}, onlyMap{M: map[string]string{}}, onlyPointer{P: &s}, onlyPointer{}, single{N: 5}, single{N: 1 << 40}, empty{}} {
+	for _, want := range []event{onlyMap{M: map[string]string{"a": "b"}}, onlyMap{M: map[string]string{}}, onlyPointer{P: &s}, onlyPointer{}, lone{P: &s}, lone{}, single{N: 5}, single{N: 1 << 40}, empty{}} {
 		frame, err := c.Append(nil, want)
 		if err != nil {
 			t.Fatal(err)
