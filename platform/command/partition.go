@@ -180,7 +180,7 @@ func (p *partition[S, C, E]) giveUp(ctx context.Context, reason error) error {
 	p.engine.cfg.Logger.Warn("partition lost", "partition", p.at.String(), "reason", reason, "wanted", p.wish.get())
 	p.route.set(p.engine.cfg.Group == "", eventlog.Identity{})
 	if !p.detached {
-		return nil
+		return p.recall() // whoever was the owner before the claim that failed, or became it meanwhile, has told so already
 	}
 	// What was acknowledged here must be in the store before the log is read after it.
 	if p.claimed {
@@ -679,9 +679,10 @@ func (p *partition[S, C, E]) rest(s *stream[S], w wait[C]) {
 	}
 }
 
-// fresh reports whether an append was sent within the lease that was acknowledged since.
+// fresh reports whether an append was sent within the lease that was acknowledged since. An owner that should not be one any more has no
+// lease: its successor may have claimed the partition at any moment.
 func (p *partition[S, C, E]) fresh() bool {
-	return time.Since(time.Unix(0, p.proven.Load())) < p.engine.cfg.Lease
+	return p.wish.get() && time.Since(time.Unix(0, p.proven.Load())) < p.engine.cfg.Lease
 }
 
 func (p *partition[S, C, E]) attach(seq uint64, w wait[C]) {
