@@ -224,7 +224,7 @@ func dispatch[A any](ctx context.Context, w *workload, n *node, e *engine, strea
 	err := e.Dispatch(ctx, stream, func(repeat bool) (err error) {
 		answer, err = do(ctx, e, repeat)
 		return err
-	}, func(owner eventlog.Identity, repeat bool) error {
+	}, func(ctx context.Context, owner eventlog.Identity, repeat bool) error {
 		type reply struct {
 			answer A
 			err    error
