@@ -679,10 +679,10 @@ func (p *partition[S, C, E]) rest(s *stream[S], w wait[C]) {
 	}
 }
 
-// fresh reports whether an append was sent within the lease that was acknowledged since. An owner that should not be one any more has no
-// lease: its successor may have claimed the partition at any moment.
+// fresh reports whether an append was sent within the lease that was acknowledged since. An owner that should not be one any more, or
+// only guesses that it should, has no lease: another one may have claimed the partition at any moment.
 func (p *partition[S, C, E]) fresh() bool {
-	return p.wish.get() && time.Since(time.Unix(0, p.proven.Load())) < p.engine.cfg.Lease
+	return p.wish.sure() && time.Since(time.Unix(0, p.proven.Load())) < p.engine.cfg.Lease
 }
 
 func (p *partition[S, C, E]) attach(seq uint64, w wait[C]) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/millrace/millrace/platform/es"
@@ -61,35 +62,30 @@ func (r *routing) set(here bool, owner eventlog.Identity) {
 
 // A wish is whether this process should own a partition, and a call to look at it again.
 type wish struct {
-	mu     sync.Mutex
-	want   bool
-	guess  bool // nobody said so yet: given up with the first claim that is lost
+	state  atomic.Int32
 	called chan struct{}
 }
 
+const (
+	unwanted int32 = iota
+	guessed        // nobody said that another one should: given up with the first claim that is lost
+	wanted
+)
+
 func newWish() *wish { return &wish{called: make(chan struct{}, 1)} }
 
-func (w *wish) set(want, guess bool) {
-	w.mu.Lock()
-	w.want, w.guess = want, guess
-	w.mu.Unlock()
+func (w *wish) set(state int32) {
+	w.state.Store(state)
 	notify(w.called)
 }
 
-func (w *wish) get() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.want
-}
+func (w *wish) get() bool { return w.state.Load() != unwanted }
+
+// sure reports whether nobody else is expected to claim the partition.
+func (w *wish) sure() bool { return w.state.Load() == wanted }
 
 // lost takes back what was only a guess.
-func (w *wish) lost() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.guess {
-		w.want, w.guess = false, false
-	}
-}
+func (w *wish) lost() { w.state.CompareAndSwap(guessed, unwanted) }
 
 // suspect has the partition claimed unless its owner is another by then: those who suspect at the same time wait for different times.
 func (p *partition[S, C, E]) suspect(owner eventlog.Identity) {
@@ -105,7 +101,7 @@ func (p *partition[S, C, E]) suspect(owner eventlog.Identity) {
 		}
 		if now := p.route.get(); !now.Here && now.Owner == owner {
 			p.engine.cfg.Logger.Warn("the owner of a partition is gone, claiming it", "partition", p.at.String(), "owner", owner.Address)
-			p.wish.set(true, true)
+			p.wish.set(guessed)
 		}
 	})
 }
@@ -124,7 +120,7 @@ func (e *Engine[S, C, E]) place(ctx context.Context) error {
 	cancel()
 	if err == nil && n == 0 {
 		for _, p := range e.partitions {
-			p.wish.set(true, true)
+			p.wish.set(guessed)
 		}
 	}
 	member, err := e.cfg.Log.Join(e.cfg.Group, e.cfg.Topic, func(mine []int32) { e.assign(mine, false) })
@@ -146,15 +142,19 @@ func (e *Engine[S, C, E]) place(ctx context.Context) error {
 }
 
 // assign notes which partitions this process should own.
-func (e *Engine[S, C, E]) assign(mine []int32, all bool) {
-	wanted := make([]bool, len(e.partitions))
-	for _, id := range mine {
-		if int(id) < len(wanted) {
-			wanted[id] = true
+func (e *Engine[S, C, E]) assign(ids []int32, all bool) {
+	mine := make([]bool, len(e.partitions))
+	for _, id := range ids {
+		if int(id) < len(mine) {
+			mine[id] = true
 		}
 	}
 	for i, p := range e.partitions {
-		p.wish.set(all || wanted[i], false)
+		if all || mine[i] {
+			p.wish.set(wanted)
+		} else {
+			p.wish.set(unwanted)
+		}
 	}
 }
 

@@ -23,21 +23,26 @@ const (
 func (p *Pool) dial(ctx context.Context, addr string, number uint64) (*link, error) {
 	conn, err := p.o.Dial(ctx, "tcp", addr)
 	if err != nil {
+		if ctx.Err() != nil {
+			return nil, p.late(addr)
+		}
 		return nil, ErrUnsent.Because("%s", addr).Wrap(err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	l, err := p.shake(ctx, conn, addr, number)
-	if !stop() && err == nil {
-		err = ErrUnsent.Because("%s", addr).Wrap(ctx.Err())
+	if !stop() {
+		err = p.late(addr)
 	}
 	if err != nil {
 		_ = conn.Close()
-		if ctx.Err() != nil {
-			err = ErrUnsent.Because("%s did not accept the connection in time", addr).Wrap(ctx.Err())
-		}
 		return nil, err
 	}
 	return l, nil
+}
+
+// late says that dialling took too long. It has no cause: that would look like the end of the caller's context.
+func (p *Pool) late(addr string) error {
+	return ErrUnsent.Because("%s did not accept the connection within %s", addr, p.o.DialTimeout)
 }
 
 func (p *Pool) shake(ctx context.Context, conn net.Conn, addr string, number uint64) (*link, error) {

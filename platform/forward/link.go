@@ -172,7 +172,7 @@ func (l *link) read() error {
 		case kindResponse, kindRefusal:
 			finished, err = l.answer(f)
 		case kindPing:
-			l.send(kindPong, 0)
+			l.send(kindPong)
 		case kindPong:
 		case kindGoaway:
 			finished = l.retire()

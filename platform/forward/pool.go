@@ -152,12 +152,14 @@ func unsent(ctx context.Context, addr string) error {
 
 // connect dials addr and runs the connection until it ends.
 func (p *Pool) connect(ctx context.Context, addr string, number uint64, d *dial) {
-	defer d.cancel()
 	l, err := p.dial(ctx, addr, number)
+	d.cancel()
 	p.mu.Lock()
 	delete(p.dials, addr)
-	if err == nil && p.closed {
-		l.close(errClosed)
+	if p.closed {
+		if err == nil {
+			l.close(errClosed)
+		}
 		err = errPoolClosed
 	}
 	if err == nil {

@@ -92,6 +92,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	conn, buffered, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		s.o.Logger.Error("a peer's connection cannot be taken over", "peer", r.RemoteAddr, "error", err.Error())
+		n.end(err)
 		refuse(w, http.StatusHTTPVersionNotSupported, err)
 		return
 	}
@@ -210,7 +211,7 @@ func (s *Server) enter(ctx context.Context, h hello) (*session, error) {
 		}
 		old := sl.session
 		if old == nil {
-			n := newSession(s, ctx, h.instance)
+			n := newSession(ctx, s, h.instance)
 			sl.session = n
 			return n, nil
 		}

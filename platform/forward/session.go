@@ -57,7 +57,7 @@ type bodyReader struct{ bytes.Reader }
 
 func (*bodyReader) Close() error { return nil }
 
-func newSession(s *Server, ctx context.Context, instance string) *session {
+func newSession(ctx context.Context, s *Server, instance string) *session {
 	n := &session{
 		wire:   newWire(s.o.MaxBody+maxHeader, s.o.PingInterval, s.o.PingTimeout),
 		server: s, instance: instance, done: make(chan struct{}), jobs: make(chan *job), running: map[uint64]context.CancelFunc{},
@@ -80,7 +80,7 @@ func (n *session) goAway() {
 	n.mu.Lock()
 	n.leaving = true
 	n.mu.Unlock()
-	n.send(kindGoaway, 0)
+	n.send(kindGoaway)
 }
 
 // serve answers the handshake r and runs the connection. When it returns, all handlers have.
@@ -143,7 +143,7 @@ func (n *session) read() error {
 				cancel()
 			}
 		case kindPing:
-			n.send(kindPong, 0)
+			n.send(kindPong)
 		case kindPong:
 		default:
 			err = fmt.Errorf("%w: kind %d from the peer that asks", errFrame, f.kind)

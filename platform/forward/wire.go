@@ -37,12 +37,13 @@ type wire struct {
 	writes atomic.Uint64 // chunks written
 	paused atomic.Bool   // our reader waits for room, so silence proves nothing
 
-	mu     sync.Mutex // guards the rest, and what the two sides add to it
-	work   sync.Cond  // there is something to write, or the wire is dead
-	buf    []byte     // whole frames that wait to be written
-	batch  uint64     // how many batches were taken from buf: the batch that is filled now has this number
-	room   chan struct{}
-	reason error // why it is dead; nil = it is not
+	mu     sync.Mutex    // guards the rest, and what the two sides add to it
+	work   sync.Cond     // there is something to write, or the wire is dead
+	buf    []byte        // whole frames that wait to be written
+	batch  uint64        // how many batches were taken from buf: the batch that is filled now has this number
+	room   chan struct{} // closed when a batch is taken; nil while nobody waits for it
+	pongs  bool          // a pong is in buf; one answers any number of pings
+	reason error         // why it is dead; nil = it is not
 }
 
 func newWire(limit int, interval, timeout time.Duration) *wire {
@@ -110,6 +111,7 @@ func (w *wire) write() {
 		out := w.buf
 		w.buf = spare[:0]
 		w.batch++
+		w.pongs = false
 		if w.room != nil {
 			close(w.room)
 			w.room = nil
@@ -171,13 +173,19 @@ func (w *wire) awaitRoom(ctx context.Context) error {
 	return nil
 }
 
-// send adds a frame without a payload.
-func (w *wire) send(kind uint8, id uint64) {
+// send adds a ping, a pong or a goaway.
+func (w *wire) send(kind uint8) {
 	w.mu.Lock()
+	defer w.mu.Unlock()
+	if kind == kindPong {
+		if w.pongs {
+			return
+		}
+		w.pongs = true
+	}
 	was := len(w.buf)
-	w.buf = appendHeader(w.buf, kind, id, 0)
+	w.buf = appendHeader(w.buf, kind, 0, 0)
 	w.wake(was)
-	w.mu.Unlock()
 }
 
 // refuse adds a refusal.
@@ -215,6 +223,6 @@ func (w *wire) watch() {
 			w.close(errSilent)
 			return
 		}
-		w.send(kindPing, 0)
+		w.send(kindPing)
 	}
 }
