@@ -69,6 +69,7 @@ type Engine[S, C, E any] struct {
 	storing    *storer
 	following  *follower[S, C, E]
 	keeping    *keeper[S, C, E]
+	damaged    *damage
 	batches    sync.Pool      // of *batch[S, C]
 	requests   sync.Pool      // of *request[C]
 	scans      sync.WaitGroup // looks through the store, which must end before it is closed
@@ -99,6 +100,7 @@ func New[S, C, E any](cfg Config, d es.Decider[S, C, E], codec *contract.Codec[E
 	}
 	e.following = newFollower(e)
 	e.keeping = newKeeper(e)
+	e.damaged = newDamage()
 	for id := range cfg.Topic.Partitions {
 		e.partitions = append(e.partitions, newPartition(e, id))
 	}
@@ -121,6 +123,7 @@ func (e *Engine[S, C, E]) Run(ctx context.Context) error {
 	g.Go(func() error { return e.following.run(ctx) })
 	g.Go(func() error { return e.place(ctx) })
 	g.Go(func() error { return e.keeping.run(ctx) })
+	g.Go(func() error { return e.damaged.watch(ctx) })
 	for _, p := range e.partitions {
 		g.Go(func() error { return p.run(ctx) })
 	}
@@ -132,7 +135,7 @@ func (e *Engine[S, C, E]) Run(ctx context.Context) error {
 			return nil
 		}
 	})
-	err := g.Wait()
+	err := e.damaged.note(e.cfg.Store, g.Wait())
 	e.scans.Wait()
 	e.storing.close()
 	if failed := <-storing; err == nil {

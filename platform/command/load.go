@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"math"
 	"slices"
 
 	"github.com/millrace/millrace/platform/es"
@@ -37,6 +38,9 @@ func (p *partition[S, C, E]) load(ctx context.Context, id es.StreamID) (loaded *
 		}
 		// Most unknown streams are new ones: one look that the store's filters answer.
 		if ok, err := rd.Has(eventKey(nil, p.at.Partition, id, 1)); err != nil || !ok {
+			if err == nil {
+				err = p.none(ctx, rd, id)
+			}
 			return err
 		}
 		k := p.engine.keeping
@@ -67,10 +71,18 @@ func (p *partition[S, C, E]) load(ctx context.Context, id es.StreamID) (loaded *
 		return err
 	})
 	if err != nil {
-		return nil, err
+		return nil, p.engine.damaged.note(p.engine.cfg.Store, err)
 	}
 	p.cache.add(s, p.stored.get())
 	return s, nil
+}
+
+// none returns ErrStore if there is any event of a stream that has no first one.
+func (p *partition[S, C, E]) none(ctx context.Context, rd *store.Reader, id es.StreamID) error {
+	for _, err := range p.rows(ctx, rd, id, 1, math.MaxInt64-1, false) {
+		return err
+	}
+	return nil
 }
 
 // known returns what is known of a command that took effect on s, or is about to; nil if it never did.
@@ -93,5 +105,5 @@ func (p *partition[S, C, E]) known(s *stream[S], commandID string) (*past, error
 		}
 		return err
 	})
-	return found, err
+	return found, p.engine.damaged.note(p.engine.cfg.Store, err)
 }

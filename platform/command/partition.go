@@ -62,6 +62,7 @@ type partition[S, C, E any] struct {
 	spare    []*eventlog.Batch
 	single   map[string][]string // the types of a command with one event, the usual case
 	filter   streamFilter
+	dense    density
 	batches  uint64
 	held     *request[C]   // does not fit in filling; goes first into the next batch
 	again    []*request[C] // to be decided again under the next claim
@@ -331,6 +332,7 @@ func (p *partition[S, C, E]) follow(ctx context.Context, f eventlog.Fetched) err
 	b := e.cfg.Store.NewBatch()
 	defer func() { b.Discard() }()
 	cursor := f.Cursor
+	p.dense.begin(&f)
 	var rows rowWriter
 	var decoded []E // what cannot be read is found here, not when a command needs it
 	for i := 0; i < len(f.Records); {
@@ -359,6 +361,9 @@ func (p *partition[S, C, E]) follow(ctx context.Context, f eventlog.Fetched) err
 			}
 			if decoded, err = e.codec.DecodeAll(ctx, decoded[:0], r.Value); err != nil {
 				return fmt.Errorf("command: record %s: %w", r.Position, err)
+			}
+			if err = p.follows(&env); err != nil {
+				return err
 			}
 			line := rowOf(&env, r.Value)
 			if env.Version == 1 {

@@ -252,14 +252,14 @@ func (e *Engine[S, C, E]) view(ctx context.Context, id es.StreamID, fn func(*par
 	if err := p.waitStored(ctx); err != nil {
 		return err
 	}
-	return e.cfg.Store.Read(func(rd *store.Reader) (err error) {
+	return e.damaged.note(e.cfg.Store, e.cfg.Store.Read(func(rd *store.Reader) (err error) {
 		defer func() {
 			if v := recover(); v != nil {
 				err = p.panicked(v, id, "fold")
 			}
 		}()
 		return fn(p, rd)
-	})
+	}))
 }
 
 // A stored is one event of a stream in the store.

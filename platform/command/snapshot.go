@@ -107,19 +107,11 @@ func (k *keeper[S, C, E]) add(at streamAt, what task) {
 
 // run works until ctx ends or the store fails.
 func (k *keeper[S, C, E]) run(ctx context.Context) error {
-	if k.every == 0 {
-		return nil
-	}
-	e := k.engine
-	fold := foldOf(&e.decider, e.codec.Fingerprint())
-	if reason, err := k.distrusted(fold); err != nil || reason != "" {
-		if err == nil {
-			e.cfg.Logger.Error("the kept states of this fold were found wrong before: all streams are folded from their beginning", "fold", fold.String(), "reason", reason)
-		}
+	fold, err := k.begin()
+	if err != nil || fold == nil {
 		return err
 	}
-	k.fold.Store(&fold)
-	err := k.renew(ctx, fold)
+	err = k.renew(ctx, *fold)
 	for err == nil {
 		select {
 		case <-k.wake:
@@ -131,16 +123,40 @@ func (k *keeper[S, C, E]) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		k.mu.Lock()
-		due := k.due
-		k.due = map[streamAt]task{}
-		k.mu.Unlock()
-		err = k.do(ctx, fold, due)
+		err = k.do(ctx, *fold, k.take())
 	}
 	if ctx.Err() != nil {
 		return nil
 	}
 	return err
+}
+
+// begin finds out under which fold snapshots are kept; nil = there are to be none.
+func (k *keeper[S, C, E]) begin() (*foldID, error) {
+	if k.every == 0 {
+		return nil, nil
+	}
+	e := k.engine
+	fold := foldOf(&e.decider, e.codec.Fingerprint())
+	reason, err := k.distrusted(fold)
+	if err != nil {
+		return nil, err
+	}
+	if reason != "" {
+		e.cfg.Logger.Error("the kept states of this fold were found wrong before: all streams are folded from their beginning", "fold", fold.String(), "reason", reason, "fix", "raise Decider.Fold")
+		return nil, nil
+	}
+	k.fold.Store(&fold)
+	return &fold, nil
+}
+
+// take returns what is due.
+func (k *keeper[S, C, E]) take() map[streamAt]task {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	due := k.due
+	k.due = map[streamAt]task{}
+	return due
 }
 
 // distrusted returns why the snapshots of a fold are not to be used, "" if they may be.

@@ -11,6 +11,10 @@ func lockDir(string) (*dirLock, error) { return &dirLock{}, nil }
 
 func (*dirLock) release() error { return nil }
 
+func (*dirLock) moved(string) {}
+
+func (*dirLock) removed() error { return nil }
+
 // freeSpace watches nothing on these systems.
 type freeSpace struct {
 	dir   string

@@ -50,6 +50,12 @@ func (l *dirLock) release() error {
 	return errors.Join(os.Remove(l.pid), l.dir.Close())
 }
 
+// moved tells the lock that its directory has another name.
+func (l *dirLock) moved(to string) { l.pid = filepath.Join(to, filepath.Base(l.pid)) }
+
+// removed ends the lock of a directory that is not there any more.
+func (l *dirLock) removed() error { return l.dir.Close() }
+
 // freeSpace watches the room on the file system of dir.
 type freeSpace struct {
 	dir   string

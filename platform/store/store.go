@@ -79,6 +79,9 @@ func Open(dir string, o Options) (db *DB, err error) {
 			err = errors.Join(err, lock.release())
 		}
 	}()
+	if err := checkCondemned(dir); err != nil {
+		return nil, err
+	}
 	sent := sentinel{path: dir + ".sentinel"}
 	if err := sent.read(); err != nil {
 		return nil, err
