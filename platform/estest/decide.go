@@ -1,8 +1,10 @@
-// Package estest tests what authors of services write: tables for deciders, golden files for views.
+// Package estest tests what authors of services write: tables for deciders, replays of real streams, golden files for views and for the
+// released versions of contracts. Each check is one line, and holds the code to what the engines rely on beside what the test asks for.
 package estest
 
 import (
 	"errors"
+	"fmt"
 	"reflect"
 	"testing"
 
@@ -23,49 +25,44 @@ type Case[C, E any] struct {
 }
 
 // Decide runs a table of cases against a decider. Beside the outcome it checks what each decider must keep: the same state and command
-// give the same events, a refusal comes without events, and a command decided again on its outcome has nothing left to do.
+// give the same events, a refusal comes without events, nothing that it was given is changed, and a command decided again on its outcome
+// has nothing left to do.
 func Decide[S, C, E any](t *testing.T, d es.Decider[S, C, E], m es.Meta, cases []Case[C, E]) {
 	t.Helper()
 	for _, tc := range cases {
 		t.Run(tc.Name, func(t *testing.T) {
 			t.Helper()
-			fold := func(events ...[]E) (s S) {
-				for _, list := range events {
-					for _, e := range list {
-						s = d.Evolve(s, e)
-					}
-				}
-				return s
-			}
-			got, err := d.Decide(fold(tc.Given), tc.When, m)
-			if tc.Err != nil {
-				if !errors.Is(err, tc.Err) {
-					t.Fatalf("refusal: got %v, want %v", err, tc.Err)
-				}
-				if len(got) > 0 {
-					t.Fatalf("a refusal with %d events", len(got))
-				}
-				return
-			}
-			if err != nil {
-				t.Fatalf("refused: %v", err)
-			}
-			if diff := cmp.Diff(tc.Then, got, all, empty); diff != "" {
-				t.Fatalf("events (-want +got):\n%s", diff)
-			}
-			again, err := d.Decide(fold(tc.Given), tc.When, m)
-			if diff := cmp.Diff(got, again, all, empty); diff != "" || err != nil {
-				t.Fatalf("the same state and command decided differently (%v):\n%s", err, diff)
-			}
-			if tc.Repeats {
-				return
-			}
-			again, err = d.Decide(fold(tc.Given, got), tc.When, m)
-			if err != nil || len(again) > 0 {
-				t.Errorf("decided again on the outcome: got %v, %v; want no events", again, err)
+			if err := try(d, m, tc); err != nil {
+				t.Fatal(err)
 			}
 		})
 	}
+}
+
+// try returns how a case fails.
+func try[S, C, E any](d es.Decider[S, C, E], m es.Meta, tc Case[C, E]) error {
+	given, err := fold(d, *new(S), tc.Given)
+	if err != nil {
+		return err
+	}
+	got, err := decide(d, given, tc.When, m)
+	if tc.Err != nil {
+		if !errors.Is(err, tc.Err) {
+			return fmt.Errorf("refusal: got %w, want %w", orNil(err), tc.Err)
+		}
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("refused: %w", err)
+	}
+	if diff := cmp.Diff(tc.Then, got, all, empty); diff != "" {
+		return fmt.Errorf("events (-want +got):\n%s", diff)
+	}
+	outcome, err := fold(d, given, got)
+	if err != nil || tc.Repeats {
+		return err
+	}
+	return repeated(d, outcome, tc.When, m)
 }
 
 var (

@@ -25,12 +25,14 @@ type On[E any] struct {
 
 // View folds events into rows and compares each row after each event, and the index values at the end, with a golden file: events in,
 // rows out. Set MILLRACE_TEST_UPDATE=1 to write the file; read what changed before you commit it. Beside that it checks what each view
-// must keep: the fold gives the same rows when each row goes through JSON between two events, as it does in a projector.
+// must keep: the fold gives the same rows when each row goes through JSON between two events, as it does in a projector, and no event is
+// changed, neither at once nor later through a row that shares its memory.
 func View[R, E any](t *testing.T, v es.View[R, E], golden string, events []On[E]) {
 	t.Helper()
 	rows, kept := map[string]R{}, map[string][]byte{}
 	versions := map[es.StreamID]es.Version{}
 	var out strings.Builder
+	whole := snap(&events)
 	for i, on := range events {
 		versions[on.Stream]++
 		env := es.Envelope[E]{
@@ -55,6 +57,9 @@ func View[R, E any](t *testing.T, v es.View[R, E], golden string, events []On[E]
 			t.Errorf("event %d: the row of %q is another one after it went through JSON (-in memory +stored):\n%s", i, key, diff)
 		}
 		fmt.Fprintf(&out, "  %s %s\n", key, kept[key])
+	}
+	if diff := whole.changed(); diff != "" {
+		t.Errorf("Apply changed an event, or a row that shares memory with it (-before +after):\n%s", diff)
 	}
 	if len(v.Indexes) > 0 {
 		out.WriteString("indexes\n")
