@@ -27,9 +27,9 @@ type Progress struct {
 const progressEvery = time.Second
 
 // Rebuild builds partitions of the stream store (nil = all) again from the log, up to its present end. What the store holds of them goes
-// first. report is called for each of them at the beginning, at the end, and about once a second. If it is interrupted, the engine that
+// first. report is called with all of them, in their order, at the beginning, at the end, and about once a second. If it is interrupted, the engine that
 // runs next goes on where it was. It is called instead of Run.
-func (e *Engine[S, C, E]) Rebuild(ctx context.Context, partitions []int32, report func(Progress)) error {
+func (e *Engine[S, C, E]) Rebuild(ctx context.Context, partitions []int32, report func([]Progress)) error {
 	if e.running.Swap(true) {
 		return errors.New("command: Rebuild called after Run or Rebuild")
 	}
@@ -65,14 +65,16 @@ func (e *Engine[S, C, E]) Rebuild(ctx context.Context, partitions []int32, repor
 	}
 	began := time.Now()
 	tell := func() {
+		all := make([]Progress, 0, len(partitions))
 		for _, id := range partitions {
 			s := *states[id]
 			if took := time.Since(began).Seconds(); took > 0 && s.Offset > 0 {
 				s.PerSecond = float64(s.Events) / took
 				s.Left = max(0, time.Duration(float64(s.End-s.Offset)*took/float64(s.Offset)*float64(time.Second)))
 			}
-			report(s)
+			all = append(all, s)
 		}
+		report(all)
 	}
 	fold, err := e.keeping.begin()
 	if err != nil {

@@ -154,17 +154,19 @@ func TestRebuild(t *testing.T) {
 	r.balance("a-1")
 	for _, partitions := range [][]int32{nil, {2}, {0, 3}} {
 		r.offline(func(e *Engine[account, cmd, event]) {
-			if err := e.Rebuild(t.Context(), []int32{0, 1, 2, 3}, func(Progress) {}); err != nil {
+			if err := e.Rebuild(t.Context(), []int32{0, 1, 2, 3}, func([]Progress) {}); err != nil {
 				t.Fatal(err)
 			}
 			before := r.dump(e.cfg.Store)
 			e = New[account, cmd, event](e.cfg, r.decider, r.codec)
 			var first, last = map[int32]Progress{}, map[int32]Progress{}
-			err := e.Rebuild(t.Context(), partitions, func(p Progress) {
-				if _, ok := first[p.Partition]; !ok {
-					first[p.Partition] = p
+			err := e.Rebuild(t.Context(), partitions, func(all []Progress) {
+				for _, p := range all {
+					if _, ok := first[p.Partition]; !ok {
+						first[p.Partition] = p
+					}
+					last[p.Partition] = p
 				}
-				last[p.Partition] = p
 			})
 			if err != nil {
 				t.Fatal(err)
@@ -187,11 +189,11 @@ func TestRebuild(t *testing.T) {
 			if e.Snapshots().Kept == 0 {
 				t.Error("no snapshot was made")
 			}
-			if err := e.Rebuild(t.Context(), nil, func(Progress) {}); err == nil {
+			if err := e.Rebuild(t.Context(), nil, func([]Progress) {}); err == nil {
 				t.Error("it was rebuilt twice by one engine")
 			}
 			e = New[account, cmd, event](e.cfg, r.decider, r.codec)
-			if err := e.Rebuild(t.Context(), []int32{4}, func(Progress) {}); !errors.Is(err, es.ErrPosition) {
+			if err := e.Rebuild(t.Context(), []int32{4}, func([]Progress) {}); !errors.Is(err, es.ErrPosition) {
 				t.Errorf("a partition that is not there: %v", err)
 			}
 		})
@@ -212,7 +214,7 @@ func TestRebuildInterrupted(t *testing.T) {
 	}
 	r.offline(func(e *Engine[account, cmd, event]) {
 		ctx, cancel := context.WithCancel(t.Context())
-		err := e.Rebuild(ctx, nil, func(Progress) { cancel() })
+		err := e.Rebuild(ctx, nil, func([]Progress) { cancel() })
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("got %v", err)
 		}

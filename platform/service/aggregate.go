@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"net/http"
-	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
@@ -21,7 +20,6 @@ import (
 	"github.com/millrace/millrace/platform/eventlog"
 	"github.com/millrace/millrace/platform/fault"
 	"github.com/millrace/millrace/platform/rest"
-	"github.com/millrace/millrace/platform/store"
 )
 
 // Errors of command services.
@@ -98,7 +96,7 @@ func (a Aggregate[S, C, E]) start(ctx context.Context, h *host) error {
 	if err != nil {
 		return h.unregistered(err)
 	}
-	db, err := h.openStore(filepath.Join(a.Name, "streams"), store.Options{MemTable: memTable})
+	db, err := h.openStreams(ctx, a.Name, topic)
 	if err != nil {
 		return err
 	}

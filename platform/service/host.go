@@ -47,6 +47,7 @@ type host struct {
 	forwarded       *forward.Server
 	streams         *http.Transport // to other instances, for answers without a bound
 	stopping        atomic.Bool
+	dev             bool // everything is in this process, with a broker of its own
 	secured         bool // whether the application may refuse somebody
 
 	tasks      []task

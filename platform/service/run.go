@@ -113,6 +113,7 @@ func (a App) run(ctx context.Context, c Config, roles []Role, dev bool, stdout, 
 	}
 	step := func(what string) { logger.Debug("started", "what", what, "after", time.Since(began)) }
 	h := newHost(a, c, logger)
+	h.dev = dev
 	at := addresses{PID: os.Getpid()}
 	bound, err := listen(h.http, c.HTTPAddr, "--http-addr")
 	if err != nil {
