@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/millrace/millrace/platform/es"
 	"github.com/millrace/millrace/platform/estest"
@@ -101,18 +100,5 @@ func TestPlaceNamesEverythingWrong(t *testing.T) {
 				t.Errorf("pointers (-want +got):\n%s", diff)
 			}
 		})
-	}
-}
-
-// TestEvolveSharesNothing: a state that was handed out never changes, for the engine decides on several of them.
-func TestEvolveSharesNothing(t *testing.T) {
-	before := Decider.Evolve(State{}, placed)
-	a := Decider.Evolve(before, added)
-	b := Decider.Evolve(before, ordersv1.OrderLineAdded{SKU: "other", Quantity: 1, Amount: 1, Units: 4, Total: 3934})
-	if a.Lines[2].SKU != "dvd" || b.Lines[2].SKU != "other" || len(before.Lines) != 2 {
-		t.Errorf("states share their lines: %v %v %v", before.Lines, a.Lines, b.Lines)
-	}
-	if diff := cmp.Diff(before, Decider.Evolve(State{}, placed), cmpopts.EquateComparable(), cmp.AllowUnexported(State{})); diff != "" {
-		t.Errorf("the first state changed:\n%s", diff)
 	}
 }
