@@ -1,12 +1,13 @@
 package registry
 
 import (
-	"context"
 	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/riferrei/srclient"
 	"github.com/twmb/franz-go/pkg/sr"
@@ -126,6 +127,22 @@ func TestFranzClient(t *testing.T) {
 	}
 }
 
+// targets starts what the foreign suites are run against, and returns their arguments: the URL of an open registry, that of one which
+// asks for credentials, and a key for it.
+func targets(t *testing.T) []string {
+	t.Helper()
+	key, entry := NewKey(ScopeWrite, time.Time{})
+	path := filepath.Join(t.TempDir(), "auth.yaml")
+	writeAuth(t, path, "keys:\n"+indent(entry), time.Now())
+	auth, err := LoadAuth(path, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := start(t, broker(t, "").Addr(), "open")
+	closed := startWith(t, broker(t, "").Addr(), "closed", ServerConfig{Auth: auth})
+	return []string{open.url, closed.url, key}
+}
+
 // The official Python client, its Avro serializer and deserializer included. MILLRACE_TEST_PYTHON names an interpreter that has
 // confluent-kafka[avro,schemaregistry].
 func TestPythonClient(t *testing.T) {
@@ -133,10 +150,7 @@ func TestPythonClient(t *testing.T) {
 	if python == "" {
 		t.Skip("MILLRACE_TEST_PYTHON is not set")
 	}
-	url := start(t, broker(t, "").Addr(), "one").url
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	out, err := exec.CommandContext(ctx, python, "testdata/conformance.py", url).CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), python, append([]string{"testdata/conformance.py"}, targets(t)...)...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -152,8 +166,7 @@ func TestJavaScriptClients(t *testing.T) {
 	}
 	for _, suite := range []string{"confluent.mjs", "kafkajs.mjs"} {
 		t.Run(suite, func(t *testing.T) {
-			url := start(t, broker(t, "").Addr(), "one").url
-			cmd := exec.CommandContext(t.Context(), "node", "testdata/js/"+suite, url)
+			cmd := exec.CommandContext(t.Context(), "node", append([]string{"testdata/js/" + suite}, targets(t)...)...)
 			cmd.Env = append(os.Environ(), "NODE_PATH="+folder)
 			out, err := cmd.CombinedOutput()
 			if err != nil {
@@ -285,6 +298,19 @@ func TestSrclient(t *testing.T) {
 	if *level != "FULL_TRANSITIVE" || *set != srclient.None || *own != srclient.None {
 		t.Errorf("levels %v, %v, %v", *level, *set, *own)
 	}
-	must(cl.DeleteSubject("order", true)) // softly first, then for good
+	must(cl.DeleteSubject("order", false))
+	deleted, err := cl.GetSubjectsIncludingDeleted()
+	must(err)
+	if !slices.Equal(deleted, []string{"a/money", "order"}) {
+		t.Errorf("subjects with the deleted ones: %v", deleted)
+	}
+	if _, err := cl.GetLatestSchema("nobody"); err == nil {
+		t.Error("a subject that is not there has a newest schema")
+	}
+	register(t, url, "order2", `"int"`)
+	must(cl.DeleteSubject("order2", true)) // softly first, then for good
+	if status, got, _ := do(t, "DELETE", url+"/subjects/order?permanent=true", ""); status != 200 {
+		t.Error(got)
+	}
 	must(cl.DeleteSubjectByVersion("a/money", 1, true))
 }

@@ -61,6 +61,68 @@ func checkMetadata(meta, rules json.RawMessage) *apiError {
 	return nil
 }
 
+// noNull drops what clients send for "none", whole or in a member, and keeps one form of the rest. What clients got they send back with
+// empty lists for what was not there.
+func noNull(m json.RawMessage) json.RawMessage {
+	if t := withoutEmpty([]byte(compact(string(m))), nil); len(t) > 0 && !empty(t) {
+		return t
+	}
+	return nil
+}
+
+// withoutEmpty returns a compact JSON object without the members that are empty, each value as change returns it. What is no object stays
+// as it is.
+func withoutEmpty(object []byte, change func(json.RawMessage) json.RawMessage) json.RawMessage {
+	d := json.NewDecoder(bytes.NewReader(object))
+	if t, err := d.Token(); err != nil || t != json.Delim('{') {
+		return object
+	}
+	out := []byte{'{'}
+	for d.More() {
+		name, err := d.Token()
+		if err != nil {
+			return object
+		}
+		var value json.RawMessage
+		if d.Decode(&value) != nil {
+			return object
+		}
+		if change != nil {
+			value = change(value)
+		}
+		if empty(value) || name == "disabled" && string(value) == "false" {
+			continue
+		}
+		if len(out) > 1 {
+			out = append(out, ',')
+		}
+		out = append(append(append(out, encode(name)...), ':'), value...)
+	}
+	return append(out, '}')
+}
+
+func empty(value []byte) bool {
+	switch string(value) {
+	case "null", "{}", "[]", `""`:
+		return true
+	}
+	return false
+}
+
+// significant returns a rule set as it counts when two are compared: in a rule, what is empty or "disabled": false says nothing.
+func significant(rules json.RawMessage) json.RawMessage {
+	return withoutEmpty(rules, func(list json.RawMessage) json.RawMessage {
+		var all []json.RawMessage
+		if json.Unmarshal(list, &all) != nil {
+			return list
+		}
+		for i, rule := range all {
+			all[i] = withoutEmpty([]byte(compact(string(rule))), nil)
+		}
+		return encode(all)
+	})
+}
+
 // property returns one property of a schema's metadata, and whether there is one.
 func property(meta json.RawMessage, name string) (string, bool) {
 	var m metadata

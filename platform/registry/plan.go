@@ -123,14 +123,6 @@ const (
 // switchable are the rules that a scope may turn off: those that other registries do not have.
 var switchable = []string{contract.RuleLogical, contract.RuleDecimal, contract.RuleAlias, ruleRecursion, ruleDefault}
 
-// noNull drops what clients send for "none" and keeps one form of the rest.
-func noNull(m json.RawMessage) json.RawMessage {
-	if t := compact(string(m)); t != "" && t != "null" && t != "{}" {
-		return json.RawMessage(t)
-	}
-	return nil
-}
-
 func explain(err error) string {
 	if e := fault.From(err); e != nil {
 		return e.Error()

@@ -174,10 +174,10 @@ func (g guid) String() string {
 	return x[:8] + "-" + x[8:12] + "-" + x[12:16] + "-" + x[16:20] + "-" + x[20:]
 }
 
-// hashOf is of the content as a JSON value: white space and the order of an object's members do not count.
+// hashOf is of the content as a JSON value: white space, the order of an object's members and empty members of rules do not count.
 func hashOf(schemaType, text string, references []reference, metadata, ruleSet json.RawMessage) hash {
 	h := sha256.New()
-	for _, part := range [][]byte{[]byte(schemaType), canonical([]byte(text)), encode(references), canonical(metadata), canonical(ruleSet)} {
+	for _, part := range [][]byte{[]byte(schemaType), canonical([]byte(text)), encode(references), canonical(metadata), canonical(significant(ruleSet))} {
 		fmt.Fprintf(h, "%d:", len(part))
 		h.Write(part)
 	}

@@ -254,6 +254,39 @@ func TestHighestIDSurvivesDeletionAndCompaction(t *testing.T) {
 	}
 }
 
+// Clients send back what they got with more in it that says nothing: it is the same schema.
+func TestEmptyMembers(t *testing.T) {
+	l := newLab()
+	request := func(metadata, rules string) *schemaRequest {
+		return &schemaRequest{Schema: `"int"`, Metadata: json.RawMessage(metadata), RuleSet: json.RawMessage(rules)}
+	}
+	records, first, err := l.s.planRegister("s", request(`{"properties":{"major":"5","note":""}}`, `{"domainRules":[{"name":"r","kind":"CONDITION","mode":"WRITE","type":"CEL","expr":"true","params":{"a":""}}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.commit(t, records)
+	for _, tt := range [][2]string{
+		{`{"tags":{},"properties":{"note":"","major":"5"},"sensitive":[]}`, `{"migrationRules":[],"domainRules":[{"name":"r","doc":null,"kind":"CONDITION","mode":"WRITE","type":"CEL","tags":[],"params":{"a":""},"expr":"true","onFailure":"","disabled":false}],"encodingRules":null,"enableAt":""}`},
+		{` { "properties" : {"major":"5", "note":""}, "tags":null }`, `{"domainRules":[{"expr":"true","name":"r","kind":"CONDITION","mode":"WRITE","type":"CEL","params":{"a":""}}]}`},
+	} {
+		if records, v, err := l.s.planRegister("s", request(tt[0], tt[1])); err != nil || len(records) > 0 || v.content.id != first.content.id {
+			t.Errorf("%s %s: got %d records, %+v, %v", tt[0], tt[1], len(records), v, err)
+		}
+	}
+	for _, tt := range [][2]string{
+		{`{"properties":{"major":"5"}}`, string(first.content.ruleSet)},
+		{string(first.content.metadata), `{"domainRules":[{"name":"r","kind":"CONDITION","mode":"WRITE","type":"CEL","expr":"true","params":{"a":""},"disabled":true}]}`},
+		{string(first.content.metadata), `{"domainRules":[{"name":"r","kind":"CONDITION","mode":"WRITE","type":"CEL","expr":"true"}]}`},
+	} {
+		if records, _, err := l.s.planRegister("s", request(tt[0], tt[1])); err != nil || len(records) == 0 {
+			t.Errorf("%s %s: is the same, %v", tt[0], tt[1], err)
+		}
+	}
+	if got := noNull(json.RawMessage(`{"tags":{},"sensitive":[],"properties":null}`)); got != nil {
+		t.Errorf("nothing: got %s", got)
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	l := newLab()
 	if _, err := l.register(t, "s", recordSchema("R", "a")); err != nil {

@@ -1,9 +1,15 @@
-"""Drives a schema registry with the official confluent-kafka client: conformance.py URL. Exit status 0 = all as expected."""
+"""Drives a schema registry with the official confluent-kafka client: conformance.py URL CLOSED KEY. Exit status 0 = all as expected.
 
+CLOSED is the URL of another registry, which asks for the API key KEY.
+"""
+
+import asyncio
 import json
 import sys
+import uuid
 
 from confluent_kafka.schema_registry import (
+    AsyncSchemaRegistryClient,
     Metadata,
     MetadataProperties,
     Rule,
@@ -14,15 +20,21 @@ from confluent_kafka.schema_registry import (
     Schema,
     SchemaReference,
     SchemaRegistryClient,
+    header_schema_id_serializer,
     record_subject_name_strategy,
     topic_record_subject_name_strategy,
 )
 from confluent_kafka.schema_registry.avro import AvroDeserializer, AvroSerializer
 from confluent_kafka.schema_registry.error import SchemaRegistryError
-from confluent_kafka.schema_registry.schema_registry_client import ConfigCompatibilityLevel, ServerConfig
+from confluent_kafka.schema_registry.schema_registry_client import (
+    AssociationCreateOrUpdateInfo,
+    AssociationCreateOrUpdateRequest,
+    ConfigCompatibilityLevel,
+    ServerConfig,
+)
 from confluent_kafka.serialization import MessageField, SerializationContext
 
-url = sys.argv[1]
+url, closed, key = sys.argv[1:]
 client = SchemaRegistryClient({"url": url})
 steps = 0
 
@@ -153,5 +165,95 @@ check("by id in a context", json.loads(SchemaRegistryClient({"url": url}).get_sc
 
 conf = {"auto.register.schemas": False, "use.latest.version": True}
 check("latest", AvroSerializer(SchemaRegistryClient({"url": url}), conf=conf)({"a": 1, "b": 2}, SerializationContext("orders", MessageField.VALUE)), b"\x00\x00\x00\x00\x02\x02\x04")
+
+# The schema's GUID in a header instead of its id before the data, for values and for keys. The deserializer takes no less than six bytes.
+large = {"a": 1 << 40, "b": 8}
+for field, header in ((MessageField.VALUE, "__value_schema_id"), (MessageField.KEY, "__key_schema_id")):
+    headers = []
+    context = SerializationContext("framed", field, headers)
+    fresh = SchemaRegistryClient({"url": url})
+    frame = AvroSerializer(fresh, ab.schema_str, conf={"auto.register.schemas": True, "schema.id.serializer": header_schema_id_serializer})(large, context)
+    guid = client.get_latest_version("framed-" + field).guid
+    check("frame without id", (frame, [(name, bytes(value)) for name, value in headers]), (b"\x80\x80\x80\x80\x80\x40\x10", [(header, b"\x01" + uuid.UUID(guid).bytes)]))
+    check("decoded by header", AvroDeserializer(SchemaRegistryClient({"url": url}))(frame, context), large)
+
+# Serializers that are told which schema to take, and readers that take the newest or a certain one.
+frame = AvroSerializer(SchemaRegistryClient({"url": url}), conf={"auto.register.schemas": False, "use.schema.id": 2})({"a": 1, "b": 2}, SerializationContext("orders", MessageField.VALUE))
+check("a certain id", frame, b"\x00\x00\x00\x00\x02\x02\x04")
+plain = Schema(record("a"), "AVRO", metadata=Metadata(None, MetadataProperties({"major": "5"}), None))
+id_plain = client.register_schema("versioned-value", plain)
+client.register_schema("versioned-value", Schema(record("a", "b?"), "AVRO", metadata=Metadata(None, MetadataProperties({"major": "6"}), None)))
+context = SerializationContext("versioned", MessageField.VALUE)
+frame = AvroSerializer(SchemaRegistryClient({"url": url}), conf={"auto.register.schemas": False, "use.latest.with.metadata": {"major": "5"}})({"a": 1}, context)
+check("latest with metadata", frame, b"\x00" + id_plain.to_bytes(4, "big") + b"\x02")
+check("read by the newest", AvroDeserializer(SchemaRegistryClient({"url": url}), conf={"use.latest.version": True})(frame, context), {"a": 1, "b": 0})
+check("read by one with metadata", AvroDeserializer(SchemaRegistryClient({"url": url}), conf={"use.latest.with.metadata": {"major": "5"}})(frame, context), {"a": 1})
+try:
+    AvroSerializer(SchemaRegistryClient({"url": url}), bad.schema_str)({"z": 1}, context)
+except Exception as e:
+    check("what does not fit is not sent", "incompatible" in str(e), True)
+else:
+    sys.exit("an incompatible schema was registered by a serializer")
+
+# Which subject a topic has: the default strategy asks for it.
+client.register_schema("shared", ab)
+made = client.create_association(AssociationCreateOrUpdateRequest("associated", "lkc-1", "topic-id", "topic", [AssociationCreateOrUpdateInfo("shared", "value", "WEAK")]))
+check("association", [(a.subject, a.association_type, a.lifecycle, a.frozen) for a in made.associations], [("shared", "value", "WEAK", False)])
+for namespace in ("-", "lkc-1"):
+    got = client.get_associations_by_resource_name("associated", namespace, "topic", ["value"])
+    check("associations", [(a.subject, a.resource_id, a.frozen) for a in got], [("shared", "topic-id", False)])
+context = SerializationContext("associated", MessageField.VALUE)
+frame = AvroSerializer(SchemaRegistryClient({"url": url}), ab.schema_str, conf={"auto.register.schemas": True})({"a": 1, "b": 2}, context)
+check("decoded under the associated subject", AvroDeserializer(SchemaRegistryClient({"url": url}))(frame, context), {"a": 1, "b": 2})
+check("no subject of the topic's name", "associated-value" in client.get_subjects(), False)
+refused("a subject in use", 409, 40904, lambda: client.delete_subject("shared"))
+client.delete_associations("topic-id", "topic", ["value"])
+check("no associations", client.get_associations_by_resource_name("associated", "-"), [])
+refused("no association", 404, 40410, lambda: client.delete_associations("topic-id"))
+
+# What is left of the client.
+check("formatted", SchemaRegistryClient({"url": url}).get_schema(id_order, fmt="resolved").references or [], [])
+staging.register_schema("money", money)
+id_there = staging.register_schema("order", order)
+got = SchemaRegistryClient({"url": url + "/contexts/.staging"}).get_schema(id_there, reference_format="qualified")
+check("qualified references", [r.subject for r in got.references], [":.staging:money"])
+check("the newest, formatted", client.get_latest_version("order", fmt="resolved").schema.references or [], [])
+check("versions, deleted ones too", client.get_versions("s/1", deleted=True), [1, 2])
+check("page of versions", client.get_versions("s/1", offset=1, limit=1), [2])
+check("page of contexts", client.get_contexts(offset=1, limit=1), [".staging"])
+check("mode of a subject", client.update_mode("modal", "READONLY"), "READONLY")
+check("mode of a subject", client.get_mode("modal"), "READONLY")
+check("mode deleted", client.delete_mode("modal"), "READONLY")
+check("global mode", client.update_global_mode("FORWARD"), "FORWARD")
+refused("in forward mode", 422, 42205, lambda: client.register_schema("new", Schema('"float"', "AVRO")))
+check("global mode", client.update_global_mode("READWRITE", force=True), "READWRITE")
+check("global level", client.set_compatibility(level="FULL"), {"compatibility": "FULL"})
+check("global level", client.get_compatibility(), "FULL")
+refused("recursion", 422, 42201, lambda: client.register_schema("list", Schema('{"type":"record","name":"L","fields":[{"name":"next","type":["null","L"]}]}', "AVRO")))
+
+# Credentials, in the three ways that the client knows.
+def denied(what, status, conf, call):
+    refused(what, status, status, lambda: call(SchemaRegistryClient(dict({"url": closed}, **conf))))
+
+
+address = closed.removeprefix("http://")
+denied("nobody reads", 401, {}, lambda c: c.get_subjects())
+denied("a wrong key", 401, {"basic.auth.user.info": "x:millrace_no_key"}, lambda c: c.get_subjects())
+for conf in (
+    {"url": closed, "basic.auth.user.info": "anybody:" + key},
+    {"url": f"http://anybody:{key}@{address}"},
+    {"url": closed, "bearer.auth.credentials.source": "STATIC_TOKEN", "bearer.auth.token": key, "bearer.auth.logical.cluster": "lsrc-1", "bearer.auth.identity.pool.id": "pool-1"},
+):
+    check("with a key", SchemaRegistryClient(conf).register_schema("s", a), 1)
+
+
+async def concurrently():
+    c = AsyncSchemaRegistryClient({"url": url})
+    check("without waiting", await c.register_schema("async", ab), 2)
+    ids = await asyncio.gather(*(AsyncSchemaRegistryClient({"url": url}).register_schema("at-once", Schema(record("a", "n%d?" % (i % 5)), "AVRO")) for i in range(50)))
+    check("at once", (len(set(ids)), sorted(await c.get_versions("at-once"))), (5, [1, 2, 3, 4, 5]))
+
+
+asyncio.run(concurrently())
 
 print(f"{steps} checks")

@@ -1,12 +1,12 @@
-// Drives a schema registry with Confluent's own client for JavaScript: confluent.mjs URL, with NODE_PATH set to a folder that has
-// @confluentinc/schemaregistry. Exit status 0 = all as expected.
+// Drives a schema registry with Confluent's own client for JavaScript: confluent.mjs URL CLOSED KEY, with NODE_PATH set to a folder that
+// has @confluentinc/schemaregistry. CLOSED is the URL of another registry, which asks for the API key KEY. Exit status 0 = all as expected.
 import assert from 'node:assert/strict'
 import { createRequire } from 'node:module'
 
 const require = createRequire(`${process.env.NODE_PATH}/`)
-const { SchemaRegistryClient, AvroSerializer, AvroDeserializer, SerdeType, Compatibility } = require('@confluentinc/schemaregistry')
+const { SchemaRegistryClient, AvroSerializer, AvroDeserializer, HeaderSchemaIdSerializer, SerdeType, Compatibility } = require('@confluentinc/schemaregistry')
 
-const url = process.argv[2]
+const [url, closed, key] = process.argv.slice(2)
 const connect = (more = {}) => new SchemaRegistryClient({ baseURLs: [url], cacheCapacity: 1000, cacheLatestTtlSecs: 1, maxRetries: 0, ...more })
 const client = connect()
 let steps = 0
@@ -92,4 +92,51 @@ check('delete for good', await client.deleteSubject('t', true), [1])
 const context = connect({ baseURLs: [`${url}/contexts/.js`] })
 check('in a context', await context.register('s', a), 1)
 check('subjects there', await context.getAllSubjects(), [':.js:s'])
+
+// The schema's GUID in a header instead of its id before the data, for values and for keys.
+for (const [type, subject, header] of [[SerdeType.VALUE, 'framed-value', '__value_schema_id'], [SerdeType.KEY, 'framed-key', '__key_schema_id']]) {
+  await client.register(subject, ab)
+  const headers = {}
+  const frame = await new AvroSerializer(connect(), type, { useLatestVersion: true, schemaIdSerializer: HeaderSchemaIdSerializer }).serialize('framed', { a: 7, b: 8 }, headers)
+  const { guid } = await connect().getLatestSchemaMetadata(subject)
+  check('frame without id', [[...frame], headers[header].toString('hex')], [[14, 16], '01' + guid.replaceAll('-', '')])
+  check('decoded by header', JSON.parse(JSON.stringify(await new AvroDeserializer(connect(), type, {}).deserialize('framed', frame, headers))), { a: 7, b: 8 })
+}
+
+// Serializers that are told which schema to take, and readers that take the newest or a certain one.
+const older = await client.register('versioned-value', avro(record('a'), { metadata: { properties: { major: '5' } } }))
+await client.register('versioned-value', avro(record('a', 'b?'), { metadata: { properties: { major: '6' } } }))
+const versioned = await new AvroSerializer(connect(), SerdeType.VALUE, { useLatestWithMetadata: { major: '5' } }).serialize('versioned', { a: 1 })
+check('latest with metadata', [...versioned], [0, 0, 0, 0, older, 2])
+const read = async conf => JSON.parse(JSON.stringify(await new AvroDeserializer(connect(), SerdeType.VALUE, conf).deserialize('versioned', versioned)))
+check('read by the newest', await read({ useLatestVersion: true }), { a: 1, b: 0 })
+check('read by one with metadata', await read({ useLatestWithMetadata: { major: '5' } }), { a: 1 })
+check('a certain id', [...await new AvroSerializer(connect(), SerdeType.VALUE, { useSchemaId: older }).serialize('versioned', { a: 1 })], [0, 0, 0, 0, older, 2])
+
+// Which subject a topic has: the default strategy asks for it.
+const shared = await client.register('shared', ab)
+const made = await client.createAssociation({
+  resourceName: 'associated', resourceNamespace: 'lkc-1', resourceId: 'topic-id', resourceType: 'topic',
+  associations: [{ subject: 'shared', associationType: 'value', lifecycle: 'WEAK' }],
+})
+check('association', made.associations, [{ subject: 'shared', associationType: 'value', lifecycle: 'WEAK', frozen: false }])
+check('associations', (await client.getAssociationsByResourceName('associated', '-', 'topic', ['value'], null, 0, -1)).map(a => [a.subject, a.resourceId]), [['shared', 'topic-id']])
+const associated = await new AvroSerializer(connect(), SerdeType.VALUE, { useLatestVersion: true }).serialize('associated', { a: 1, b: 2 })
+check('under the associated subject', [...associated], [0, 0, 0, 0, shared, 2, 4])
+await refused('a subject in use', 409, 40904, () => connect().deleteSubject('shared', false))
+await client.deleteAssociations('topic-id', 'topic', ['value'], false)
+check('no associations', await client.getAssociationsByResourceName('associated', '-', 'topic', ['value'], null, 0, -1), [])
+check('all configurations', [(await client.updateDefaultConfig({ compatibility: 'FULL_TRANSITIVE' })).compatibility, (await client.getDefaultConfig()).compatibilityLevel], ['FULL_TRANSITIVE', 'FULL_TRANSITIVE'])
+await refused('recursion', 422, 42201, () => connect().register('list', avro('{"type":"record","name":"L","fields":[{"name":"next","type":["null","L"]}]}')))
+
+// Credentials, in the ways that the client knows.
+const guarded = more => connect({ baseURLs: [closed], ...more })
+await refused('nobody reads', 401, 401, () => guarded().getAllSubjects())
+await refused('a wrong key', 401, 401, () => guarded({ basicAuthCredentials: { credentialsSource: 'USER_INFO', userInfo: 'x:millrace_no_key' } }).getAllSubjects())
+check('with a key', await guarded({ basicAuthCredentials: { credentialsSource: 'USER_INFO', userInfo: `anybody:${key}` } }).register('s', a), 1)
+check('with a token', await guarded({ bearerAuthCredentials: { credentialsSource: 'STATIC_TOKEN', token: key, logicalCluster: 'lsrc-1', identityPoolId: 'pool-1' } }).register('s', a), 1)
+
+// Many at once, as serializers that start together do.
+const ids = await Promise.all(Array.from({ length: 50 }, (_, i) => connect().register('at-once', avro(record('a', `n${i % 5}?`)))))
+check('at once', [new Set(ids).size, (await client.getAllVersions('at-once')).sort()], [5, [1, 2, 3, 4, 5]])
 console.log(`${steps} checks`)
