@@ -1,9 +1,12 @@
 package forward
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -79,4 +82,30 @@ func place() *Request {
 		Header: []Field{{"Content-Type", "application/json"}, {"Idempotency-Key", "0190e1f8-5a3c-7bbd-9d5e-0f6f6a0f7b11"}, {"Traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}},
 		Body:   []byte(`{"customer":"c-7","lines":[{"sku":"` + strings.Repeat("A", 64) + `","quantity":2}]}`),
 	}
+}
+
+// handshake returns the text with which a peer opens a connection.
+func handshake(instance, session string) string {
+	return "GET " + Path + " HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: " + protocol + "\r\n" +
+		instanceHeader + ": " + instance + "\r\n" + sessionHeader + ": " + session + "\r\n" + bodyHeader + ": 1000000\r\n\r\n"
+}
+
+// readResponse reads the answer to a handshake, byte by byte so that nothing after it is taken.
+func readResponse(t testing.TB, conn net.Conn) *http.Response {
+	t.Helper()
+	resp, err := answered(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp
+}
+
+func answered(conn io.Reader) (*http.Response, error) {
+	var text []byte
+	for b := make([]byte, 1); !bytes.HasSuffix(text, []byte("\r\n\r\n")); text = append(text, b[0]) {
+		if _, err := conn.Read(b); err != nil {
+			return nil, err
+		}
+	}
+	return http.ReadResponse(bufio.NewReader(bytes.NewReader(text)), nil)
 }
