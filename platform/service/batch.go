@@ -82,7 +82,10 @@ func (a Aggregate[S, C, E]) batched(api *commandAPI[S, C, E]) batched {
 func (a *commandAPI[S, C, E]) do(ctx context.Context, e *entry) (*rest.Response, error) {
 	remote := &forward.Request{
 		Method: http.MethodPost, Target: "/v1/" + e.aggregate + "/" + url.PathEscape(string(e.stream)) + "/" + e.command, Body: e.data,
-		Header: []forward.Field{{Name: "Idempotency-Key", Value: e.id}},
+		Header: []forward.Field{{Name: "Idempotency-Key", Value: `"` + keyEscape.Replace(e.id) + `"`}},
+	}
+	if at := tracedBy(ctx); at != "" {
+		remote.Header = append(remote.Header, forward.Field{Name: "Traceparent", Value: at})
 	}
 	if e.expect != nil {
 		remote.Header = append(remote.Header, forward.Field{Name: "If-Match", Value: `"` + strconv.FormatInt(int64(*e.expect), 10) + `"`})
@@ -92,7 +95,7 @@ func (a *commandAPI[S, C, E]) do(ctx context.Context, e *entry) (*rest.Response,
 	}
 	for name, values := range e.header {
 		switch name {
-		case "Idempotency-Key", "Content-Type", "Prefer", headerRepeat:
+		case "Idempotency-Key", "Content-Length", "Content-Type", "Prefer", "Traceparent", headerRepeat:
 			continue
 		}
 		for _, v := range values {
@@ -106,6 +109,8 @@ func (a *commandAPI[S, C, E]) do(ctx context.Context, e *entry) (*rest.Response,
 		})
 	}, remote)
 }
+
+var keyEscape = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
 
 // batch lets an aggregate take part in batches.
 func (h *host) batch(aggregate string, b batched) {
@@ -243,8 +248,12 @@ func (h *host) checkEntry(bad *fault.Error, at string, e *entry, c commandJSON) 
 		bad = bad.At(at+"/id", "%s", fault.From(err).Detail)
 	}
 	if c.CommandID != "" {
-		if err := es.CheckID(c.CommandID); err != nil {
+		// What no Idempotency-Key can be is no command id either: the command may be decided by another instance.
+		switch err := es.CheckID(c.CommandID); {
+		case err != nil:
 			bad = bad.At(at+"/command_id", "%s", fault.From(err).Detail)
+		case strings.ContainsFunc(c.CommandID, func(r rune) bool { return r > '~' }):
+			bad = bad.At(at+"/command_id", "must be printable ASCII")
 		}
 	}
 	if c.Expect != nil {

@@ -36,11 +36,11 @@ func TestBatch(t *testing.T) {
 		add(`{"aggregate":"wallets","id":"a-0","command":"pay-in","expected_version":%d,"data":{"amount":1}}`, i)
 	}
 	add(`{"aggregate":"accounts","id":"b","command":"take-out","data":{"amount":5}}`)
-	add(`{"aggregate":"accounts","id":"b","command":"pay-in","command_id":"mine","data":{"amount":5}}`)
+	add(`{"aggregate":"accounts","id":"b","command":"pay-in","command_id":"my \"own\"","data":{"amount":5}}`)
 	add(`{"aggregate":"accounts","id":"b","command":"take-out","expected_version":0,"data":{"amount":5}}`)
 	add(`{"aggregate":"accounts","id":"b","command":"take-out","data":{"amount":5}}`)
 	add(`{"aggregate":"accounts","id":"b","command":"take-out"}`)
-	add(`{"aggregate":"accounts","id":"b","command":"pay-in","command_id":"mine","data":{"amount":6}}`)
+	add(`{"aggregate":"accounts","id":"b","command":"pay-in","command_id":"my \"own\"","data":{"amount":6}}`)
 	add(`{"aggregate":"accounts","id":"b","command":"take-out","data":{"amount":-1}}`)
 	body := `{"commands":[` + strings.Join(commands, ",") + `]}`
 	var first batchReply
@@ -64,8 +64,8 @@ func TestBatch(t *testing.T) {
 		code   string
 		id     string
 	}{
-		{422, "overdrawn", "k:80"}, {200, "", "mine"}, {412, "version_conflict", "k:82"}, {200, "", "k:83"}, {200, "", "k:84"},
-		{422, "idempotency_key_reused", "mine"}, {500, "internal", "k:86"},
+		{422, "overdrawn", "k:80"}, {200, "", `my "own"`}, {412, "version_conflict", "k:82"}, {200, "", "k:83"}, {200, "", "k:84"},
+		{422, "idempotency_key_reused", `my "own"`}, {500, "internal", "k:86"},
 	} {
 		got := tail[i]
 		if got.Status != want.status || got.CommandID != want.id || (got.Receipt != nil) != (want.code == "") || got.Problem != nil && (got.Problem.Code != want.code || got.Problem.Status != want.status) {
@@ -132,10 +132,11 @@ func TestBatchBadInput(t *testing.T) {
 			`{"aggregate":"ships","id":"","command":"sail"}`,
 			`{"aggregate":"accounts","id":"a/b","command":"sail","command_id":"a\u0007","expected_version":-1}`,
 			`{"aggregate":"wallets","id":"a","command":"pay-in","command_id":"`+strings.Repeat("x", 257)+`","data":{"amount":"1","colour":1}}`,
-			`{"aggregate":"wallets","id":"a","command":"pay-in","data":null}`),
+			`{"aggregate":"wallets","id":"a","command":"pay-in","data":null}`,
+			`{"aggregate":"wallets","id":"ä","command":"pay-in","command_id":"ä"}`),
 			nil, 400, "invalid_body", []string{
 				"/commands/1/id", "/commands/1/aggregate", "/commands/2/id", "/commands/2/command_id", "/commands/2/expected_version", "/commands/2/command",
-				"/commands/3/command_id", "/commands/3/data/amount", "/commands/3/data/colour", "/commands/4/data",
+				"/commands/3/command_id", "/commands/3/data/amount", "/commands/3/data/colour", "/commands/4/data", "/commands/5/command_id",
 			}},
 		{"too many commands", batch(strings.Split(strings.Repeat("{};", MaxBatch)+"{}", ";")...), nil, 413, "batch_too_large", nil},
 		{"too many bytes", batch(`{"aggregate":"` + strings.Repeat("x", 256<<10) + `"}`), nil, 413, "body_too_large", nil},
