@@ -57,7 +57,7 @@ test-kafka: build ## run the conformance and end-to-end tests against a real Kaf
 test-clients: build ## let confluent-kafka (Python) and the Java console consumer read what the shop wrote
 	@deploy/ci/test-clients.sh $(TEST_KAFKA_PORT)
 
-test-registry-clients: ## let the official clients in Python and JavaScript drive the schema registry (Python 3.11, Node 20)
+test-registry-clients: ## let clients in Python, JavaScript and Java drive the schema registry (Python 3.11, Node 20, Java 17 and Maven)
 	@deploy/ci/test-registry-clients.sh
 
 test-node: ## let the published AsyncAPI parser check the catalogue of events (Node 20)
