@@ -26,6 +26,9 @@ type batchReply struct {
 
 // TestBatch: commands of several streams and aggregates are decided together, those of a stream in their order, each by itself; the same
 // batch under the same key gets the same receipts.
+//
+// G21: The commands of a batch that are for one stream are decided in their order, each by itself, and the same batch under the same key
+// gets the same receipts.
 func TestBatch(t *testing.T) {
 	r := launch(t, App{Roles: []Role{accounts("accounts"), accounts("wallets"), balances("accounts")}})
 	const n = 40
