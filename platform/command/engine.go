@@ -26,6 +26,10 @@ type Config struct {
 	Source   string // ce_source of the events, e.g. "/shop/orders"
 	Group    string // the consumer group of the instances that share the partitions; "" = this one wants all of them
 	Logger   *slog.Logger
+	// Succeed tells the owner before this process, whose partition it has just claimed, to ask the log whether it still is the owner
+	// (Confirm). Without it an owner that was deposed without noticing may answer from an old state for as long as the lease; nil = it is
+	// not told. It returns when the other one knows, or cannot be told, within its context.
+	Succeed func(ctx context.Context, before eventlog.Identity, partition int32)
 
 	Queue        int           // commands that wait for one partition before more are refused; default 4096
 	BatchRecords int           // events in one write; default 4096
@@ -180,6 +184,15 @@ func (e *Engine[S, C, E]) Handle(ctx context.Context, c Command[C]) (Receipt, er
 // Lookup returns the receipt of a command that took effect on a stream, or ErrUnknownCommand.
 func (e *Engine[S, C, E]) Lookup(ctx context.Context, stream es.StreamID, commandID string) (Receipt, error) {
 	return e.ask(ctx, &Command[C]{Stream: stream, ID: commandID}, ask{lookup: true})
+}
+
+// Confirm has the log say whether this process is the owner of a partition, and returns nil if it is. If it is not, it knows that then.
+func (e *Engine[S, C, E]) Confirm(ctx context.Context, partition int32) error {
+	if partition < 0 || int(partition) >= len(e.partitions) {
+		return ErrElsewhere.Because("there is no partition %d", partition)
+	}
+	_, err := e.request(ctx, e.partitions[partition], &Command[C]{}, ask{confirm: true, surely: true})
+	return err
 }
 
 // An ask says what is wanted other than a decision.

@@ -108,6 +108,14 @@ func (f *fleet) start() *instance {
 	i.engine = New[account, cmd, event](Config{
 		Log: log, Topic: f.topic, Store: db, Marks: f.marks, Source: "/test", Group: f.env,
 		Identity: eventlog.Identity{Instance: i.address, Address: i.address},
+		Succeed: func(ctx context.Context, before eventlog.Identity, partition int32) {
+			f.mu.Lock()
+			old := f.instances[before.Address]
+			f.mu.Unlock()
+			if old != nil && !old.gone.Load() {
+				_ = old.engine.Confirm(ctx, partition)
+			}
+		},
 	}, decider, f.codec)
 	run, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)

@@ -52,7 +52,9 @@ type partition[S, C, E any] struct {
 	following  bool        // the follower's: its source reads the partition
 	began      int64       // offset up to which the store was filled when it was followed first
 
-	// The rest belongs to the loop, but for the filter, which is the follower's while it follows.
+	// The rest belongs to the loop, but for the first two, which are the follower's while it follows.
+	before   eventlog.Identity // who owned the partition last, before this process
+	filter   streamFilter
 	detached bool // the follower does not follow
 	cache    *cache[S]
 	owner    *eventlog.Owner
@@ -61,7 +63,6 @@ type partition[S, C, E any] struct {
 	flying   *batch[S, C]
 	spare    []*eventlog.Batch
 	single   map[string][]string // the types of a command with one event, the usual case
-	filter   streamFilter
 	dense    density
 	batches  uint64
 	held     *request[C]   // does not fit in filling; goes first into the next batch
@@ -258,6 +259,9 @@ func transient(err error) bool {
 	return fault.KindOf(err).Retryable()
 }
 
+// succession bounds how long a new owner waits until the old one knows.
+const succession = 500 * time.Millisecond
+
 // takeOver makes this process the owner and brings the store up to the claim.
 func (p *partition[S, C, E]) takeOver(ctx context.Context) error {
 	e := p.engine
@@ -282,6 +286,12 @@ func (p *partition[S, C, E]) takeOver(ctx context.Context) error {
 	}
 	e.cfg.Logger.Info("partition taken", "partition", p.at.String(), "claim", owner.Claimed().Offset, "claiming", claimed.Sub(began), "catching_up", time.Since(claimed))
 	p.acked.Store(p.stored.get())
+	if before := p.before; before != (eventlog.Identity{}) && e.cfg.Succeed != nil {
+		telling, cancel := context.WithTimeout(ctx, succession)
+		e.cfg.Succeed(telling, before, p.at.Partition)
+		cancel()
+	}
+	p.before = eventlog.Identity{}
 	if !p.claimed {
 		p.claimed = true
 		if p.began > 0 {
@@ -321,6 +331,7 @@ func (p *partition[S, C, E]) owned(who eventlog.Identity) {
 	if who.Instance == p.engine.cfg.Identity.Instance {
 		return // known before it was written
 	}
+	p.before = who
 	if !p.route.get().Here {
 		p.route.set(false, who)
 	}

@@ -186,9 +186,9 @@ func (e *Engine[S, C, E]) HandOver(ctx context.Context) {
 				}
 				select {
 				case <-r.Changed:
-				case <-time.After(20 * time.Millisecond):
-					// An idle owner hears of its successor only when it writes. What this says shows in the route.
-					_, _ = e.request(ctx, p, &Command[C]{}, ask{confirm: true, surely: true})
+				case <-time.After(100 * time.Millisecond):
+					// An idle owner whose successor could not tell it hears of it only when it writes. What this says shows in the route.
+					_ = e.Confirm(ctx, p.at.Partition)
 				case <-e.stopped:
 					return
 				case <-ctx.Done():

@@ -103,10 +103,12 @@ func (a Aggregate[S, C, E]) start(ctx context.Context, h *host) error {
 	engine := command.New[S, C, E](command.Config{
 		Log: h.log, Topic: topic, Store: db, Marks: marks, Source: "/" + h.app + "/" + a.Name, Logger: h.logger.With("role", a.Name),
 		Group:    h.config.Environment + "/" + topic.Name + "/owners",
+		Succeed:  h.succeed(a.Name),
 		Identity: eventlog.Identity{Instance: h.instance, Address: h.advertise},
 	}, a.bounded(), codec)
 	h.run(a.Name, engine.Run)
 	h.handOver(engine.HandOver)
+	h.confirms[a.Name] = engine.Confirm
 	h.check(a.Name, func(context.Context) error {
 		if !engine.Ready() {
 			return command.ErrUnavailable.Because("partitions of %s are being claimed", topic.Name)

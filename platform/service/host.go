@@ -52,7 +52,8 @@ type host struct {
 
 	tasks      []task
 	handOvers  []func(context.Context)
-	drains     []func() // wait for what requests left behind, after the last request and before the tasks end
+	confirms   map[string]func(ctx context.Context, partition int32) error // by aggregate
+	drains     []func()                                                    // wait for what requests left behind, after the last request and before the tasks end
 	closers    []func() error
 	operations map[string]operations
 	batches    map[string]batched
@@ -71,7 +72,7 @@ func newHost(a App, c Config, logger *slog.Logger) *host {
 	h := &host{
 		app: a.Name, short: a.Short, config: c, logger: logger, instance: a.Name + "-" + rand.Text()[:8], metrics: newMetrics(),
 		authorize: a.Authorize, trace: a.Trace, secured: a.Authenticate != nil || a.Authorize != nil,
-		operations: map[string]operations{}, batches: map[string]batched{},
+		operations: map[string]operations{}, confirms: map[string]func(context.Context, int32) error{}, batches: map[string]batched{},
 	}
 	h.http = rest.NewServer(rest.Options{Logger: logger, Checks: []rest.Check{{Name: "roles", Ready: h.ready}}, Document: "/openapi.json", Authenticate: a.Authenticate})
 	h.document()
@@ -83,6 +84,7 @@ func newHost(a App, c Config, logger *slog.Logger) *host {
 	}
 	h.forwarded = forward.NewServer(h.http, o)
 	h.http.Mount(forward.Path, h.forwarded)
+	h.http.Handle(http.MethodPost, succeedPath, h.succeeded)
 	h.streams = &http.Transport{MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute, DisableCompression: true}
 	h.closers = append(h.closers, func() error {
 		h.peers.Close()

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strconv"
 	"syscall"
 
 	"github.com/millrace/millrace/platform/command"
@@ -140,6 +141,33 @@ func (h *host) ask(ctx context.Context, address string, r *forward.Request) (res
 		resp.Header[f.Name] = append(resp.Header[f.Name], f.Value)
 	}
 	return resp, nil, nil
+}
+
+// succeedPath is where an instance tells another that it has claimed a partition of an aggregate: an owner that was deposed and is idle
+// would not notice, and refuse commands on what it knows.
+const succeedPath = forward.Path + "/:aggregate/:partition"
+
+// succeed tells the instance that owned a partition before to look whether it still does.
+func (h *host) succeed(aggregate string) func(context.Context, eventlog.Identity, int32) {
+	return func(ctx context.Context, before eventlog.Identity, partition int32) {
+		if before.Address == "" || before.Address == h.advertise {
+			return
+		}
+		target := forward.Path + "/" + aggregate + "/" + strconv.Itoa(int(partition))
+		if _, err := h.peers.Do(ctx, before.Address, &forward.Request{Method: http.MethodPost, Target: target}); err != nil {
+			h.logger.Debug("the owner before could not be told", "address", before.Address, "partition", partition, "reason", err)
+		}
+	}
+}
+
+// succeeded answers POST succeedPath.
+func (h *host) succeeded(ctx context.Context, r *rest.Request) (*rest.Response, error) {
+	confirm := h.confirms[r.Param("aggregate")]
+	partition, err := strconv.ParseInt(r.Param("partition"), 10, 32)
+	if _, ok := forward.From(ctx); !ok || confirm == nil || err != nil {
+		return nil, rest.ErrRouteNotFound
+	}
+	return &rest.Response{Status: http.StatusNoContent}, confirm(ctx, int32(partition))
 }
 
 // passOn has a request whose answer has no bound answered by another instance, and passes the answer on as it comes.
