@@ -137,6 +137,8 @@ func TestSnapshotBound(t *testing.T) {
 
 // TestChangedFold: the states kept under another fold are not used. If the author did not say that the fold has changed, the check finds
 // it, and nothing kept is used any more, after a restart neither.
+//
+// G23: A state that is kept to load a long stream faster is used only if it is the fold of the stream's events under the code that runs.
 func TestChangedFold(t *testing.T) {
 	twice := decider
 	twice.Evolve = func(s account, e event) account {
