@@ -273,3 +273,21 @@ func TestViewKeepsEvents(t *testing.T) {
 		t.Error("a changed event is not found")
 	}
 }
+
+// FuzzReadStreams: whatever an export holds, it is read or refused, and what is read is whole streams.
+func FuzzReadStreams(f *testing.F) {
+	f.Add(line("a", 1, anna) + line("b", 1, anna) + line("a", 2, clear))
+	f.Add(`{"events":[` + line("a", 1, anna) + `]}`)
+	f.Add(`{"events":[{"events":[]}]}`)
+	f.Fuzz(func(t *testing.T, text string) {
+		streams, err := readStreams(names, []byte(text))
+		if err == nil && len(streams) == 0 {
+			t.Error("no streams and no error")
+		}
+		for _, s := range streams {
+			if len(s.Events) == 0 || len(s.Events) != len(s.Times) {
+				t.Errorf("%+v", s)
+			}
+		}
+	})
+}

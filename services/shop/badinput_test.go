@@ -198,9 +198,10 @@ func TestMetrics(t *testing.T) {
 	got := request(t, "GET", p.at.Admin+"/metrics", "").body
 	for _, want := range []string{
 		`millrace_build_info{version="`,
-		`millrace_command_duration_seconds_count{command="place",outcome="accepted"} 1`,
-		`millrace_command_duration_seconds_count{command="confirm",outcome="conflict"} 1`,
-		`millrace_command_duration_seconds_count{command="confirm",outcome="rejected"} 1`,
+		`millrace_command_duration_seconds_count{aggregate="orders",command="place",outcome="accepted"} 1`,
+		`millrace_command_duration_seconds_count{aggregate="orders",command="confirm",outcome="conflict"} 1`,
+		`millrace_command_duration_seconds_count{aggregate="orders",command="confirm",outcome="rejected"} 1`,
+		`millrace_commands_total{aggregate="orders",command="place",outcome="accepted"} 1`,
 		`millrace_events_appended_total{event_type="shop.orders.v1.OrderPlaced",topic="orders.events"} 1`,
 		`millrace_view_lag_records{partition="0",topic="orders.events",view="sales"} `,
 		`millrace_view_lag_seconds{partition="11",topic="orders.events",view="customers"} `,
