@@ -68,7 +68,7 @@ func run(ctx context.Context, plan schedule, dir string, logger *slog.Logger) (*
 	}
 	defer c.kafka.Close()
 	// Fake time passes at once where nothing but timers is left.
-	guard := time.AfterFunc(time.Hour, func() { panic(fmt.Sprintf("sim: seed %d has not ended after an hour of fake time", plan.seed)) })
+	guard := time.AfterFunc(20*time.Minute, func() { panic(fmt.Sprintf("sim: seed %d has not ended after 20 minutes of fake time", plan.seed)) })
 	defer guard.Stop()
 	s := &simulation{schedule: plan, cluster: c, rec: &recorder{began: time.Now()}, report: &Report{Seed: plan.seed, Faults: map[string]int{}, Outcomes: map[check.Outcome]int{}}}
 	s.control = newLink(c.network, plan.seed, 1<<40, time.Millisecond)

@@ -12,9 +12,10 @@ import (
 )
 
 var (
-	simSeed = flag.Uint64("sim.seed", 1, "first seed; 0 takes one from the clock")
-	simN    = flag.Int("sim.n", 30, "how many schedules are run")
-	simLog  = flag.Bool("sim.log", false, "print the schedules and what the instances log")
+	simSeed  = flag.Uint64("sim.seed", 1, "first seed; 0 takes one from the clock")
+	simN     = flag.Int("sim.n", 30, "how many schedules are run")
+	simUntil = flag.String("sim.until", "", "end the process with status 3 at the first violation that this checker finds")
+	simLog   = flag.Bool("sim.log", false, "print the schedules and what the instances log")
 )
 
 func TestSchedules(t *testing.T) {
@@ -49,6 +50,10 @@ func TestSchedules(t *testing.T) {
 			report.judge()
 			t.Logf("%v: %+v", time.Since(began), *report)
 			for _, v := range report.Violations {
+				if v.Checker == *simUntil {
+					fmt.Printf("\nfound: seed %d, %s\n", seed, v)
+					os.Exit(foundCode)
+				}
 				t.Error(v)
 			}
 		})

@@ -1,0 +1,193 @@
+package sim
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+var (
+	mutants     = flag.String("sim.mutants", "", "which mutants must be found: all, few, or the name of one; none by default, for each is a build of its own")
+	mutantSeeds = flag.Int("sim.mutant-seeds", 400, "how many schedules a mutant may survive")
+)
+
+// An edit replaces a text that is in a file exactly once.
+type edit struct{ file, old, new string }
+
+// A mutant is the platform with one of its promises broken on purpose, and the checker that must find it.
+type mutant struct {
+	name    string
+	checker string
+	few     bool // found quickly
+	edits   []edit
+}
+
+const (
+	claimGo     = "eventlog/claim.go"
+	ownerGo     = "eventlog/owner.go"
+	ruleGo      = "eventlog/rule.go"
+	partitionGo = "command/partition.go"
+	engineGo    = "command/engine.go"
+	readGo      = "command/read.go"
+	storerGo    = "command/storer.go"
+)
+
+var allMutants = []mutant{
+	{"events are written without the fence", "Epochs", true, []edit{{ownerGo,
+		"\ta.pid, a.epoch, a.sequence = o.pid, o.epoch, o.sequence\n",
+		"\ta.pid, a.epoch, a.sequence = o.pid, o.epoch, o.sequence\n\tif a.mark == 0 {\n\t\ta.pid, a.epoch, a.sequence = -1, -1, -1\n\t}\n"}}},
+	{"no claim is written", "Epochs", true, []edit{{claimGo,
+		"\tif o.claim, err = o.write(ctx, MarkClaim); err != nil {\n",
+		"\tif _, o.claim, err = o.bounds(ctx); err == nil {\n\t\to.claim--\n\t}\n\tif err != nil {\n"}}},
+	{"a fenced owner raises its epoch and goes on", "Epochs", false, []edit{{ownerGo,
+		"\tcase depose:\n\t\tend = o.end(",
+		"\tcase depose:\n\t\tif a.mark == 0 {\n\t\t\to.epoch++\n\t\t\to.sequence, a.epoch, a.sequence = 0, o.epoch, 0\n\t\t\ta.bytes = a.batch.seal(a.pid, a.epoch, a.sequence, now)\n\t\t\to.mu.Unlock()\n\t\t\treturn true\n\t\t}\n\t\tend = o.end("}}},
+	{"an older producer id is not shut out", "Epochs", false, []edit{{claimGo,
+		"\t\tif pid == o.pid {\n", "\t\tif pid > 0 {\n"}}},
+	{"an owner serves before it has read up to its claim", "Versions", true, []edit{{partitionGo,
+		"\tif err := p.catchUp(ctx); err != nil {\n\t\treturn err\n\t}\n", "\tp.stored.set(owner.Claimed().Offset + 1)\n"}}},
+	{"readers take what no owner wrote", "Versions", false, []edit{{ruleGo,
+		"\t\treturn pid >= 0 && pid == c.ProducerID && epoch == c.Epoch\n", "\t\treturn true\n"}}},
+	{"an append may land anywhere", "Acked", false, []edit{{ownerGo,
+		"\tcase base != o.next:\n", "\tcase base < o.next:\n"}}},
+	{"a command is acknowledged when it is decided", "Acked", true, []edit{{partitionGo,
+		"\tb.taken = append(b.taken, t)\n",
+		"\tearly := r.answer\n\tt.request = &request[C]{ctx: r.ctx, command: r.command, answer: make(chan result, 1)}\n\tb.taken = append(b.taken, t)\n" +
+			"\tearly <- result{receipt: p.receipt(b, &t, p.owner.Next())}\n"}}},
+	{"a write whose fate is open counts as acknowledged", "Acked", false, []edit{{partitionGo,
+		"\tcase a.err == nil:\n\t\tp.proven.Store(since)\n",
+		"\tcase a.err == nil || errors.Is(a.err, eventlog.ErrOutcome):\n\t\tif a.err != nil {\n\t\t\ta.base = p.owner.Next()\n\t\t}\n\t\tp.proven.Store(since)\n"}}},
+	{"a command that has nothing to do is forgotten", "Acked", true, []edit{{partitionGo,
+		"\tcase len(events) == 0:\n\t\tp.note(s, r)\n",
+		"\tcase len(events) == 0:\n\t\tp.rest(s, wait[C]{request: r, repeat: -1, result: result{receipt: Receipt{ID: s.id, Version: s.version}}})\n"}}},
+	{"repetitions are decided again", "Once", true, []edit{{partitionGo,
+		"\tknown, err := p.known(s, c.ID)\n\tswitch {\n", "\tknown, err := (*past)(nil), error(nil)\n\tswitch {\n"}}},
+	{"another payload passes for a repetition", "Receipts", true, []edit{{partitionGo,
+		"\tcase known != nil && !r.lookup && known.hash != c.Meta.CommandHash:\n", "\tcase known != nil && r.lookup && known.hash == \"\":\n"}}},
+	{"expected versions are ignored", "Linearizable", true, []edit{{partitionGo,
+		"\tcase c.Expect != nil && *c.Expect != s.version:\n", "\tcase c.Expect != nil && *c.Expect < 0:\n"}}},
+	{"answers do not wait for the write that they rest on", "Linearizable", false, []edit{{partitionGo,
+		"\tcase s.batch != 0:\n\t\tp.attach(s.batch, w)\n", "\tcase s.batch != 0:\n\t\tw.request.answer <- w.result\n"}}},
+	{"an owner answers however long ago it was one", "Stale", false, []edit{{partitionGo,
+		"time.Since(time.Unix(0, p.proven.Load())) < p.engine.cfg.Lease\n", "true\n"}}},
+	{"a read does not wait for the store", "Stale", true, []edit{{readGo,
+		"\tif err := p.waitStored(ctx); err != nil {\n\t\treturn err\n\t}\n", ""}}},
+	{"what is on its way counts as refused", "Absent", false, []edit{{engineGo,
+		"return Receipt{}, ErrOutcome.Because(\"the deadline passed while", "return Receipt{}, ErrUnavailable.Because(\"the deadline passed while"}}},
+	{"the store's cursor goes ahead of its events", "Stores", true, []edit{{storerGo,
+		"\t\t\tnext, err := jobs[i].write(&s.rows, b, from)\n", "\t\t\tnext, err := -1, error(nil)\n\t\t\tif jobs[i].bytes%2 == 0 {\n\t\t\t\tnext, err = jobs[i].write(&s.rows, b, from)\n\t\t\t}\n"}}},
+}
+
+// TestMutants builds the simulation with one line of the platform wrong, and wants the checker named to say so. A checker that never
+// went red proves nothing.
+func TestMutants(t *testing.T) {
+	if *mutants == "" {
+		return
+	}
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ran := 0
+	for _, m := range allMutants {
+		if *mutants != "all" && (*mutants != "few" || !m.few) && *mutants != m.name {
+			continue
+		}
+		ran++
+		t.Run(strings.ReplaceAll(m.name, " ", "_"), func(t *testing.T) { m.hunt(t, root) })
+	}
+	if ran == 0 {
+		t.Errorf("there is no mutant %q", *mutants)
+	}
+}
+
+// apply writes the mutated files to dir and returns the overlay of the build.
+func (m mutant) apply(root, dir string) (overlay string, err error) {
+	replace := map[string]string{}
+	texts := map[string]string{}
+	for _, e := range m.edits {
+		path := filepath.Join(root, filepath.FromSlash(e.file))
+		text, ok := texts[path]
+		if !ok {
+			b, err := os.ReadFile(path)
+			if err != nil {
+				return "", err
+			}
+			text = string(b)
+		}
+		if n := strings.Count(text, e.old); n != 1 {
+			return "", fmt.Errorf("%s holds %d times what the mutant %q replaces, it must be once:\n%s", e.file, n, m.name, e.old)
+		}
+		texts[path] = strings.Replace(text, e.old, e.new, 1)
+	}
+	for path, text := range texts {
+		to := filepath.Join(dir, strings.ReplaceAll(strings.TrimPrefix(path, root), string(filepath.Separator), "_"))
+		if err := os.WriteFile(to, []byte(text), 0o600); err != nil {
+			return "", err
+		}
+		replace[path] = to
+	}
+	b, err := json.Marshal(map[string]any{"Replace": replace})
+	if err != nil {
+		return "", err
+	}
+	overlay = filepath.Join(dir, "overlay.json")
+	return overlay, os.WriteFile(overlay, b, 0o600)
+}
+
+// TestMutantsApply keeps the table up to date: every text that a mutant replaces is in the platform exactly once.
+func TestMutantsApply(t *testing.T) {
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range allMutants {
+		if _, err := m.apply(root, t.TempDir()); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// foundCode is the exit status of TestSchedules when it found what it was to look for.
+const foundCode = 3
+
+// hunt runs schedules of the mutated platform until the checker finds something.
+func (m mutant) hunt(t *testing.T, root string) {
+	dir := t.TempDir()
+	overlay, err := m.apply(root, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	binary := filepath.Join(dir, "sim.test")
+	build := exec.CommandContext(t.Context(), "go", "test", "-c", "-overlay", overlay, "-o", binary, "./estest/sim") //nolint:gosec // ours
+	build.Dir = root
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("the mutant cannot be built: %v\n%s", err, out)
+	}
+	began := time.Now()
+	// A mutant may also panic or hang, so that a process runs only a few.
+	const chunk = 10
+	for n := 0; n < *mutantSeeds; n += chunk {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		run := exec.CommandContext(ctx, binary, "-test.run", "^TestSchedules$", "-sim.until", m.checker, "-sim.seed", fmt.Sprint(*simSeed+uint64(n)), "-sim.n", fmt.Sprint(chunk)) //nolint:gosec // ours
+		run.Dir = dir
+		out, err := run.CombinedOutput()
+		cancel()
+		var exit *exec.ExitError
+		if errors.As(err, &exit) && exit.ExitCode() == foundCode {
+			line, _, _ := strings.Cut(string(out[bytes.Index(out, []byte("found: ")):]), "\n")
+			t.Logf("after %v %.300s", time.Since(began).Round(time.Millisecond), line)
+			return
+		}
+	}
+	t.Errorf("%s did not find it in %d schedules", m.checker, *mutantSeeds)
+}
