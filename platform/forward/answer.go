@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"sync"
 )
 
 var errTooLong = errors.New("the answer is too long to be forwarded")
@@ -21,22 +20,15 @@ type answer struct {
 	failed string // why this cannot be sent
 }
 
-var answers = sync.Pool{New: func() any { return &answer{header: make(http.Header, 8)} }}
+func newAnswer() any { return &answer{header: make(http.Header, 8)} }
 
-func newAnswer(id uint64, limit int) *answer {
-	a := answers.Get().(*answer)
-	a.id, a.limit = id, limit
-	return a
-}
-
-// release gives the memory back. The handler has returned, so it does not use it any more.
-func (a *answer) release() {
+// reset prepares a for the answer to another request; whoever had it does not use it any more.
+func (a *answer) reset(id uint64, limit int) {
 	if cap(a.buf) > keepBuffer {
 		a.buf = nil
 	}
 	clear(a.header)
-	*a = answer{header: a.header, buf: a.buf[:0]}
-	answers.Put(a)
+	*a = answer{id: id, limit: limit, header: a.header, buf: a.buf[:0]}
 }
 
 // Header returns the fields, which may be changed until WriteHeader.

@@ -485,10 +485,10 @@ func TestLargeBodiesAmongSmallOnes(t *testing.T) {
 	p := pool(t, PoolOptions{})
 	ctx := within(t, time.Minute)
 	var callers sync.WaitGroup
-	for i := range 24 {
+	for i := range 16 {
 		callers.Go(func() {
 			r := rand.New(rand.NewPCG(seed, uint64(i)))
-			for j := range 20 {
+			for j := range 10 {
 				size := r.IntN(200)
 				switch {
 				case j%5 == 0:

@@ -124,7 +124,8 @@ func TestMalformedPayloads(t *testing.T) {
 			t.Errorf("request cut at %d: %v", i, err)
 		}
 	}
-	a := newAnswer(1, 100)
+	a := newAnswer().(*answer)
+	a.reset(1, 100)
 	a.Header().Set("Content-Type", "application/json")
 	a.finish()
 	answer := string(a.buf[frameHeader:])
@@ -157,7 +158,8 @@ func FuzzFrames(f *testing.F) {
 	f.Add(appendRequest(nil, 1, place(), time.Second))
 	f.Add(appendRequest(appendRequest(nil, 1, &Request{Method: "GET", Target: "/"}, 0), 2, place(), time.Hour))
 	f.Add(appendRefusal(nil, 3, reasonBusy, "8192 requests are running"))
-	a := newAnswer(4, 100)
+	a := newAnswer().(*answer)
+	a.reset(4, 100)
 	a.Header().Set("Etag", `"4"`)
 	if _, err := a.Write([]byte("{}")); err != nil {
 		f.Fatal(err)

@@ -20,6 +20,7 @@ const wait = 20 * time.Second
 // serving starts an HTTP server on loopback with a Server at Path, and next also at every other path, for comparison.
 func serving(t testing.TB, next http.Handler, o ServerOptions) (s *Server, addr string) {
 	t.Helper()
+	setDefault(&o.PingTimeout, time.Minute) // a busy machine is not what is tested
 	s = NewServer(next, o)
 	mux := http.NewServeMux()
 	mux.Handle("GET "+Path, s)
@@ -34,6 +35,7 @@ func pool(t testing.TB, o PoolOptions) *Pool {
 	if o.Instance == "" {
 		o.Instance = "shop-1"
 	}
+	setDefault(&o.PingTimeout, time.Minute)
 	p := NewPool(o)
 	t.Cleanup(p.Close)
 	return p

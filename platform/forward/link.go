@@ -33,14 +33,12 @@ type call struct {
 	batch    uint64 // the batch that the request was put into
 }
 
-var calls = sync.Pool{New: func() any { return &call{answered: make(chan struct{}, 1)} }}
-
 // do sends r and waits for its answer.
 func (l *link) do(ctx context.Context, r *Request) (*Response, error) {
 	if err := checkRequest(r, l.body); err != nil {
 		return nil, err
 	}
-	c := calls.Get().(*call)
+	c := l.pool.calls.Get().(*call)
 	l.mu.Lock()
 	var left time.Duration
 	err := l.awaitRoom(ctx)
@@ -50,11 +48,11 @@ func (l *link) do(ctx context.Context, r *Request) (*Response, error) {
 	switch {
 	case l.retired || l.reason != nil:
 		l.mu.Unlock()
-		calls.Put(c)
+		l.pool.calls.Put(c)
 		return nil, errRetired
 	case err != nil:
 		l.mu.Unlock()
-		calls.Put(c)
+		l.pool.calls.Put(c)
 		return nil, ErrUnsent.Because("%s was not reached in time", l.addr).Wrap(err)
 	}
 	l.last++
@@ -69,14 +67,14 @@ func (l *link) do(ctx context.Context, r *Request) (*Response, error) {
 	case <-c.answered:
 	case <-ctx.Done():
 		if l.cancel(id) {
-			calls.Put(c)
+			l.pool.calls.Put(c)
 			return nil, ErrUnanswered.Because("%s", l.addr).Wrap(ctx.Err())
 		}
 		<-c.answered // it came at the same moment
 	}
 	resp, err := c.resp, c.err
 	c.resp, c.err = nil, nil
-	calls.Put(c)
+	l.pool.calls.Put(c)
 	return resp, err
 }
 

@@ -20,7 +20,7 @@ type PoolOptions struct {
 	MaxBody      int                                                               // longest body of an answer in bytes; 4 MiB
 	DialTimeout  time.Duration                                                     // from dialling to the end of the handshake; 3 s
 	PingInterval time.Duration                                                     // silence after which the peer is pinged; 1 s
-	PingTimeout  time.Duration                                                     // silence after which the connection is given up; 3 s
+	PingTimeout  time.Duration                                                     // silence after which the connection is given up, found within one more interval; 4 s
 	Logger       *slog.Logger                                                      // of connections that come and break; nothing is logged by default
 	// OnForward is called at the end of each Do with the status of the answer (0 = none), the error, and how long it took.
 	OnForward func(addr string, status int, err error, took time.Duration)
@@ -31,6 +31,7 @@ type Pool struct {
 	o     PoolOptions
 	nonce string
 	ended sync.WaitGroup
+	calls sync.Pool // of *call
 
 	mu      sync.Mutex
 	links   map[string]*link
@@ -62,8 +63,10 @@ func NewPool(o PoolOptions) *Pool {
 	setDefault(&o.MaxBody, defaultBody)
 	setDefault(&o.DialTimeout, 3*time.Second)
 	setDefault(&o.PingInterval, time.Second)
-	setDefault(&o.PingTimeout, 3*time.Second)
-	return &Pool{o: o, nonce: rand.Text(), links: map[string]*link{}, dials: map[string]*dial{}, live: map[*link]struct{}{}}
+	setDefault(&o.PingTimeout, 4*time.Second)
+	p := &Pool{o: o, nonce: rand.Text(), links: map[string]*link{}, dials: map[string]*dial{}, live: map[*link]struct{}{}}
+	p.calls.New = func() any { return &call{answered: make(chan struct{}, 1)} }
+	return p
 }
 
 const defaultBody = 4 << 20

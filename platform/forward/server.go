@@ -22,7 +22,7 @@ type ServerOptions struct {
 	MaxBody      int                       // longest body of a request in bytes; 4 MiB
 	SettleTime   time.Duration             // how long a new connection waits for the handlers of the old one; 10 s
 	PingInterval time.Duration             // silence after which the peer is pinged; 1 s
-	PingTimeout  time.Duration             // silence after which the connection is given up; 3 s
+	PingTimeout  time.Duration             // silence after which the connection is given up, found within one more interval; 4 s
 	Authorize    func(*http.Request) error // judges a handshake; by default only peers on loopback addresses are let in
 	Logger       *slog.Logger              // of connections that come and break, and of panics; nothing is logged by default
 }
@@ -31,6 +31,8 @@ type ServerOptions struct {
 type Server struct {
 	o    ServerOptions
 	next http.Handler
+
+	answers sync.Pool // of *answer
 
 	mu       sync.Mutex
 	slots    map[string]*slot
@@ -54,14 +56,14 @@ func NewServer(next http.Handler, o ServerOptions) *Server {
 	setDefault(&o.MaxBody, defaultBody)
 	setDefault(&o.SettleTime, 10*time.Second)
 	setDefault(&o.PingInterval, time.Second)
-	setDefault(&o.PingTimeout, 3*time.Second)
+	setDefault(&o.PingTimeout, 4*time.Second)
 	if o.Authorize == nil {
 		o.Authorize = loopbackOnly
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Server{o: o, next: next, slots: map[string]*slot{}}
+	return &Server{o: o, next: next, answers: sync.Pool{New: newAnswer}, slots: map[string]*slot{}}
 }
 
 var errStranger = fault.New(fault.Forbidden, "forward_forbidden", "only instances of this service may forward requests")

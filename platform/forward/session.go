@@ -271,7 +271,8 @@ func (n *session) work(j *job) {
 
 // run runs one request and sends its answer.
 func (n *session) run(j *job) {
-	a := newAnswer(j.id, n.body)
+	a := n.server.answers.Get().(*answer)
+	a.reset(j.id, n.body)
 	finished := false
 	defer func() {
 		if p := recover(); !finished {
@@ -299,7 +300,7 @@ func (n *session) run(j *job) {
 		}
 		n.wake(was)
 		if finished {
-			a.release() // a handler that did not return may still hold on to it
+			n.server.answers.Put(a) // a handler that did not return may still hold on to it
 		}
 	}()
 	if n.ctx.Err() == nil {
