@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -204,4 +205,97 @@ func TestInstances(t *testing.T) {
 		checked++
 		return checked < 300
 	})
+}
+
+// ask sends a request to an instance and returns the status and the body of the answer.
+func (p *process) ask(method, path, body string, header ...string) (int, http.Header, string) {
+	p.t.Helper()
+	req, err := http.NewRequest(method, p.at.HTTP+path, bytes.NewBufferString(body))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if body != "" {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	for _, h := range header {
+		name, value, _ := strings.Cut(h, ": ")
+		req.Header.Set(name, value)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return resp.StatusCode, resp.Header, string(text)
+}
+
+// TestEitherInstance: two instances answer everything about every stream in the same way, whichever of them owns it.
+func TestEitherInstance(t *testing.T) {
+	f := newFleet(t)
+	two := []*process{f.add(t.TempDir())}
+	two = append(two, f.add(t.TempDir()))
+	owns := func(p *process) bool {
+		_, _, text := p.ask(http.MethodGet, "/readyz?verbose", "")
+		return strings.Contains(text, "ok")
+	}
+	two[0].until("both ready", func() bool { return owns(two[0]) && owns(two[1]) })
+	const place = `{"customer_id":"c-1","currency":"USD","lines":[{"sku":"a","quantity":1,"amount":100}]}`
+	var batch []string
+	for i := range 24 { // on each of the twelve partitions, all but surely
+		id := fmt.Sprint("either-", i)
+		path := "/v1/orders/" + id
+		if status, header, text := two[i%2].ask(http.MethodPost, path+"/place", place, "Idempotency-Key: "+id); status != 200 || header.Get("Etag") != `"1"` || header.Get("Idempotency-Key") != id {
+			t.Fatalf("%s placed: %d %v %s", id, status, header, text)
+		}
+		if status, header, text := two[1-i%2].ask(http.MethodPost, path+"/place", place, "Idempotency-Key: "+id); status != 200 || header.Get("Idempotent-Replayed") != "true" {
+			t.Errorf("%s repeated at the other: %d %v %s", id, status, header, text)
+		}
+		if status, _, text := two[i%2].ask(http.MethodPost, path+"/confirm", "", `If-Match: "7"`); status != http.StatusPreconditionFailed {
+			t.Errorf("%s with another version: %d %s", id, status, text)
+		}
+		if status, _, text := two[i%2].ask(http.MethodPost, path+"/add-line", `{"sku":`); status != http.StatusBadRequest {
+			t.Errorf("%s with half a body: %d %s", id, status, text)
+		}
+		for _, what := range []string{"", "/events", "/metadata"} {
+			status, _, here := two[0].ask(http.MethodGet, path+what, "")
+			_, _, there := two[1].ask(http.MethodGet, path+what, "")
+			if status != 200 || here != there {
+				t.Errorf("GET %s: %d\n%s\n%s", path+what, status, here, there)
+			}
+		}
+		_, _, here := two[0].ask(http.MethodGet, path+"/events", "", "Accept: application/x-ndjson")
+		status, header, there := two[1].ask(http.MethodGet, path+"/events", "", "Accept: application/x-ndjson")
+		if status != 200 || here != there || !strings.HasPrefix(header.Get("Content-Type"), "application/x-ndjson") || strings.Count(here, "\n") != 1 {
+			t.Errorf("lines of %s: %d %v\n%s\n%s", path, status, header, here, there)
+		}
+		batch = append(batch, fmt.Sprintf(`{"aggregate":"orders","id":%q,"command":"confirm","expected_version":1}`, id))
+	}
+	status, _, text := two[1].ask(http.MethodPost, "/v1/batch", `{"commands":[`+strings.Join(batch, ",")+`]}`)
+	if status != 200 || strings.Count(text, `"status":200`) != len(batch) {
+		t.Errorf("a batch over all: %d %s", status, text)
+	}
+	for i := range 8 {
+		path := fmt.Sprintf("/v1/orders/either-%d/cancel", i)
+		want := http.StatusOK
+		if i%2 == 1 {
+			path, want = fmt.Sprintf("/v1/orders/nowhere-%d/cancel", i), http.StatusNotFound
+		}
+		status, header, text := two[i/2%2].ask(http.MethodPost, path, "", "Prefer: respond-async")
+		if status != http.StatusAccepted {
+			t.Fatalf("%s later: %d %s", path, status, text)
+		}
+		for _, p := range two {
+			p.until("decided", func() bool {
+				status, _, text = p.ask(http.MethodGet, header.Get("Location"), "")
+				return status != http.StatusAccepted
+			})
+			if status != want || strings.Contains(text, "order_not_found") != (want == http.StatusNotFound) {
+				t.Errorf("%s, asked after: %d %s, want %d", path, status, text, want)
+			}
+		}
+	}
 }
