@@ -124,7 +124,7 @@ func (a *commandAPI[S, C, E]) outcome(ctx context.Context, r *rest.Request, op o
 		}
 	}
 	resp, found := a.dispatch(ctx, op.stream, look, remote)
-	if found != nil && err != nil {
+	if err != nil && (found != nil || resp.Status >= http.StatusBadRequest) {
 		return a.refusal(err)
 	}
 	return resp, found
