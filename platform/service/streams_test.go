@@ -131,8 +131,10 @@ func TestPagesAreBounded(t *testing.T) {
 	if read != n || pages < 3 {
 		t.Errorf("%d events on %d pages", read, pages)
 	}
-	if a := r.send("GET", "/v1/accounts/a/events", "", ndjson).want(t, 200, nil); strings.Count(a.body, "\n") != n {
-		t.Errorf("%d lines, want %d", strings.Count(a.body, "\n"), n)
+	for path, want := range map[string]int{"accounts/a/events": n, "accounts/a/events?limit=25": 25, "events/accounts": n, "events/accounts?limit=25": 25} {
+		if a := r.send("GET", "/v1/"+path, "", ndjson).want(t, 200, nil); strings.Count(a.body, "\n") != want {
+			t.Errorf("%s: %d lines, want %d", path, strings.Count(a.body, "\n"), want)
+		}
 	}
 }
 
