@@ -6,6 +6,7 @@ package rest
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"log/slog"
@@ -42,6 +43,7 @@ type Options struct {
 	DrainTime      time.Duration // how long Serve lets running requests finish; 10 s
 	ProblemBase    string        // what the code is appended to in a problem's type; "urn:millrace:problem:"
 	Checks         []Check       // what /readyz asks, in this order
+	TLS            *tls.Config   // serve HTTPS with it; nil = HTTP
 	Document       string        // path of the document that lists the routes, told to who asks for one that is not there; none by default
 	Authenticate   Authenticator // what Request.Principal asks; nil = nobody is asked who they are
 }
@@ -195,7 +197,11 @@ func (s *Server) Serve(ctx context.Context) error {
 	}
 	s.http.BaseContext = func(net.Listener) context.Context { return context.WithoutCancel(ctx) }
 	failed := make(chan error, 1)
-	go func() { failed <- s.http.Serve(s.listener) }()
+	var l net.Listener = s.listener
+	if s.o.TLS != nil {
+		l = tls.NewListener(l, s.o.TLS)
+	}
+	go func() { failed <- s.http.Serve(l) }()
 	select {
 	case err := <-failed:
 		s.drain()

@@ -39,6 +39,8 @@ type Config struct {
 	RegistryAddr      string        `key:"registry.addr" default:"127.0.0.1:8081" usage:"address of the schema registry (dev, role registry)"`
 	RegistryAuthFile  string        `key:"registry.auth.file" usage:"file of the users and API keys that may write to the schema registry (dev, role registry); default: everybody may"`
 	RegistryAuthReads bool          `key:"registry.auth.reads" default:"false" usage:"let only them read from it, too"`
+	RegistryTLSCert   string        `key:"registry.tls.cert" usage:"file with the certificate chain, PEM, with which the schema registry serves HTTPS (dev, role registry); default: it serves HTTP"`
+	RegistryTLSKey    string        `key:"registry.tls.key" usage:"file with its private key, PEM"`
 	AdminAddr         string        `key:"admin.addr" default:"127.0.0.1:9090" usage:"address for metrics and profiles"`
 	Advertise         string        `key:"http.advertise" usage:"host:port under which other instances reach http.addr; default: http.addr itself"`
 	PeerToken         string        `key:"peer.token" usage:"secret that the instances of a service share; without one they forward to each other only on one machine (environment or file only)" flag:"-"`

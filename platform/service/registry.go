@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -46,6 +47,21 @@ func (c Config) registryAuth() (*registry.Auth, error) {
 		return nil, ErrConfig.Because("registry.auth.reads without registry.auth.file").WithFix("name the file of users and keys with --registry-auth-file")
 	}
 	return nil, nil
+}
+
+// registryTLS returns what the registry of this process serves HTTPS with, nil for HTTP.
+func (c Config) registryTLS(logger *slog.Logger) (*tls.Config, error) {
+	switch {
+	case c.RegistryTLSCert == "" && c.RegistryTLSKey == "":
+		return nil, nil
+	case c.RegistryTLSCert == "" || c.RegistryTLSKey == "":
+		return nil, ErrConfig.Because("one of registry.tls.cert and registry.tls.key without the other").WithFix("name both files, with --registry-tls-cert and --registry-tls-key")
+	}
+	cert, err := registry.LoadCertificate(c.RegistryTLSCert, c.RegistryTLSKey, logger)
+	if err != nil {
+		return nil, err
+	}
+	return cert.Config(), nil
 }
 
 // registryCommand makes what the registry's file of credentials holds.

@@ -57,6 +57,17 @@ func TestRegistrySettings(t *testing.T) {
 	if _, err := (Config{RegistryAuthReads: true}).registryAuth(); !errors.Is(err, ErrConfig) {
 		t.Errorf("reads without a file: got %v", err)
 	}
+	if secure, err := (Config{}).registryTLS(nil); secure != nil || err != nil {
+		t.Errorf("without a certificate: got %v, %v", secure, err)
+	}
+	for _, c := range []Config{{RegistryTLSCert: file}, {RegistryTLSKey: file}} {
+		if _, err := c.registryTLS(nil); !errors.Is(err, ErrConfig) {
+			t.Errorf("one file without the other: got %v", err)
+		}
+	}
+	if _, err := (Config{RegistryTLSCert: file, RegistryTLSKey: file}).registryTLS(nil); !errors.Is(err, registry.ErrCertificate) {
+		t.Errorf("files that are none: got %v", err)
+	}
 	write(file, "users: []")
 	if _, err := c.registryAuth(); !errors.Is(err, registry.ErrAuth) {
 		t.Errorf("a file of nobody: got %v", err)

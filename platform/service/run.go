@@ -132,13 +132,20 @@ func (a App) run(ctx context.Context, c Config, roles []Role, dev bool, stdout, 
 	at.Admin = "http://" + bound.String()
 	withRegistry := dev || slices.Contains(roles, Role(registryRole{}))
 	registryAddress := ""
-	registryHTTP := rest.NewServer(rest.Options{Logger: logger, MaxBody: registryBody, Checks: []rest.Check{{Name: "registry", Ready: h.ready}}})
+	secure, err := c.registryTLS(logger)
+	if err != nil {
+		return err
+	}
+	registryHTTP := rest.NewServer(rest.Options{Logger: logger, TLS: secure, MaxBody: registryBody, Checks: []rest.Check{{Name: "registry", Ready: h.ready}}})
 	if withRegistry {
 		if bound, err = listen(registryHTTP, c.RegistryAddr, "--registry-addr"); err != nil {
 			return err
 		}
 		at.Registry = "http://" + bound.String()
 		registryAddress = reachable(bound)
+		if secure != nil {
+			at.Registry, registryAddress = "https://"+bound.String(), "https://"+registryAddress
+		}
 		c.RegistryURL = []string{at.Registry}
 		h.config.RegistryURL = c.RegistryURL
 	}
@@ -247,7 +254,11 @@ func (a App) start(ctx context.Context, p *process, h *host, c Config, roles []R
 		if err != nil {
 			return err
 		}
-		server, err := registry.NewServer(ctx, registry.ServerConfig{Log: h.log, Logger: h.logger, Instance: h.instance, Address: h.registryAddress, Auth: auth, Version: Version})
+		client, err := c.registryClient(false)
+		if err != nil {
+			return err
+		}
+		server, err := registry.NewServer(ctx, registry.ServerConfig{Log: h.log, Logger: h.logger, Instance: h.instance, Address: h.registryAddress, TLS: client.TLS, Auth: auth, Version: Version})
 		if err != nil {
 			return err
 		}
