@@ -1,6 +1,9 @@
 package check
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // A Run is everything that a run left behind.
 type Run struct {
@@ -14,18 +17,17 @@ type Run struct {
 }
 
 // All runs every checker.
-func (r *Run) All() []Violation {
+func (r *Run) All() []Violation { return r.Judge(r.History) }
+
+// Judge is All for a history that is a part of a longer one, of which sent holds at least stream and command of every attempt.
+func (r *Run) Judge(sent []Attempt) []Violation {
 	l := r.Log
 	lists := [][]Violation{
-		l.Epochs(), l.Versions(), l.Once(), l.Acked(r.History), Receipts(r.History), l.Absent(r.History), l.Strangers(r.History),
+		l.Epochs(), l.Versions(), l.Once(), l.Acked(r.History), Receipts(r.History), l.Absent(r.History), l.Strangers(sent),
 		l.Reads(r.History), l.Stale(r.History, r.Lease), l.Linearizable(r.History, r.Spec, r.Lease, r.Limit),
 	}
 	if r.Stores != nil {
 		lists = append(lists, l.Stores(r.Stores, r.Rebuilt))
 	}
-	var all []Violation
-	for _, list := range lists {
-		all = append(all, list...)
-	}
-	return all
+	return slices.Concat(lists...)
 }

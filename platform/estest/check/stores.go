@@ -21,6 +21,7 @@ const (
 	rowCursor  = 'p' // partition -> everything before it is in the store
 	rowOwner   = 'o' // partition -> the latest owner before the cursor: a hint
 	rowProbe   = 'w' // partition -> nothing
+	rowState   = 's' // the state of a long stream at some version: a cache that differs with what was loaded when
 )
 
 // Stores checks the stream stores of instances against the log: whatever the store of an instance holds is what rebuilding it from the
@@ -77,7 +78,7 @@ func (l *Log) Stores(stores map[string][]Row, rebuilt []Row) []Violation {
 				} else if !bytes.Equal(r.Value, []byte(v)) {
 					f.add("%s: row %q is %q, rebuilt it is %q", name, r.Key, r.Value, v)
 				}
-			case rowOwner, rowProbe:
+			case rowOwner, rowProbe, rowState:
 			default:
 				f.add("%s: rows of kind %q are not known to this checker", name, r.Key[:1])
 			}
