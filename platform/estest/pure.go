@@ -77,7 +77,7 @@ func fold[S, C, E any](d es.Decider[S, C, E], s S, events []E) (S, error) {
 		s = next
 	}
 	if diff := kept.changed(); diff != "" {
-		return s, fmt.Errorf("Evolve changed an event that it was given (-before +after):\n%s", diff)
+		return s, fmt.Errorf("an event was changed by Evolve later (-before +after):\n%s", diff)
 	}
 	return s, nil
 }
@@ -87,10 +87,10 @@ func evolve[S, C, E any](d es.Decider[S, C, E], s S, e E) (S, error) {
 	before, event := snap(&s), snap(&e)
 	first := d.Evolve(s, e)
 	if diff := event.changed(); diff != "" {
-		return first, fmt.Errorf("Evolve changed the event (-before +after):\n%s", diff)
+		return first, fmt.Errorf("the event was changed by Evolve (-before +after):\n%s", diff)
 	}
 	if diff := before.changed(); diff != "" {
-		return first, fmt.Errorf("Evolve changed the state before the event, or appended to a slice of it in place; clip or clone it (-before +after):\n%s", diff)
+		return first, fmt.Errorf("the state before the event was changed by Evolve, or a slice of it appended to in place; clip or clone it (-before +after):\n%s", diff)
 	}
 	if diff := cmp.Diff(first, d.Evolve(s, e), all, empty); diff != "" {
 		return first, fmt.Errorf("the same state and event evolved differently:\n%s", diff)
@@ -124,7 +124,7 @@ func restored[S, C, E any](d es.Decider[S, C, E], s S) error {
 func decide[S, C, E any](d es.Decider[S, C, E], s S, c C, m es.Meta) (events []E, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("%T: Decide panicked: %v", c, p)
+			err = fmt.Errorf("%T: panic in Decide: %v", c, p)
 		}
 	}()
 	state, command := snap(&s), snap(&c)
@@ -134,16 +134,17 @@ func decide[S, C, E any](d es.Decider[S, C, E], s S, c C, m es.Meta) (events []E
 	case err != nil && len(events) > 0:
 		return nil, fmt.Errorf("a refusal with %d events", len(events))
 	case (err == nil) != (errAgain == nil), err != nil && err.Error() != errAgain.Error():
-		return nil, fmt.Errorf("the same state and command decided differently: %v, then %v", err, errAgain)
+		// Only the texts: this is no refusal.
+		return nil, fmt.Errorf("the same state and command decided differently: %s, then %s", orNil(err).Error(), orNil(errAgain).Error())
 	}
 	if diff := cmp.Diff(events, again, all, empty); diff != "" {
 		return nil, fmt.Errorf("the same state and command decided differently:\n%s", diff)
 	}
 	if diff := state.changed(); diff != "" {
-		return nil, fmt.Errorf("Decide changed the state (-before +after):\n%s", diff)
+		return nil, fmt.Errorf("the state was changed by Decide (-before +after):\n%s", diff)
 	}
 	if diff := command.changed(); diff != "" {
-		return nil, fmt.Errorf("Decide changed the command (-before +after):\n%s", diff)
+		return nil, fmt.Errorf("the command was changed by Decide (-before +after):\n%s", diff)
 	}
 	return events, err
 }

@@ -100,34 +100,34 @@ func TestFold(t *testing.T) {
 		finds string
 	}{
 		{"good", good, ""},
-		{"changes the event", with(func(s state, e named) state { e.Names[0] = "x"; return s }), "changed the event"},
+		{"changes the event", with(func(s state, e named) state { e.Names[0] = "x"; return s }), "the event was changed"},
 		{"changes the event later", with(func(s state, e named) state {
 			if s.Names != nil {
 				s.Names[0] = "x"
 			}
 			return state{Names: e.Names}
-		}), "Evolve changed"},
+		}), "changed by Evolve"},
 		{"changes a slice of the state", with(func(s state, e named) state {
 			if len(s.Names) > 0 {
 				s.Names[0] = "x"
 			}
 			return good.Evolve(s, e)
-		}), "changed the state before"},
-		{"appends in place", with(func(s state, e named) state { s.Names = append(s.Names, e.Names...); return s }), "appended to a slice"},
+		}), "state before the event was changed"},
+		{"appends in place", with(func(s state, e named) state { s.Names = append(s.Names, e.Names...); return s }), "appended to in place"},
 		{"changes a map of the state", with(func(s state, e named) state {
 			if s.seen == nil {
 				s.seen = map[string]bool{}
 			}
 			s.seen[e.Names[0]] = true
 			return s
-		}), "changed the state before"},
+		}), "state before the event was changed"},
 		{"changes what a pointer points to", with(func(s state, e named) state {
 			if s.first == nil {
 				s.first = new(string)
 			}
 			*s.first += e.Names[0]
 			return s
-		}), "changed the state before"},
+		}), "state before the event was changed"},
 		{"is not the same twice", with(func(s state, _ named) state { calls++; s.Names = make([]string, calls); return s }), "differently"},
 		{"loses some when it is saved", saves(list, func(b []byte) (s state, err error) { return s, json.Unmarshal(b, &s.Names) }), "does not come back"},
 		{"cannot be saved", saves(func(state) ([]byte, error) { return nil, errors.New("full") }, func([]byte) (state, error) { return state{}, nil }), "cannot be saved"},
@@ -181,9 +181,9 @@ func TestTry(t *testing.T) {
 		{"a refusal with events", with(func(state, name) ([]event, error) { return []event{cleared{}}, errKnown }), Case[name, event]{Err: errKnown}, "with 1 events"},
 		{"different events", with(func(state, name) ([]event, error) { calls++; return []event{named{make([]string, calls)}}, nil }), a, "differently"},
 		{"different refusals", with(func(state, name) ([]event, error) { calls++; return nil, errKnown.Because("%d", calls) }), Case[name, event]{Err: errKnown}, "differently"},
-		{"a changed state", with(func(s state, _ name) ([]event, error) { s.Names[0] = "x"; return nil, nil }), Case[name, event]{Given: history[:1]}, "changed the state"},
-		{"a changed command", with(func(_ state, c name) ([]event, error) { c.Names[0] = "x"; return nil, nil }), Case[name, event]{When: name{[]string{"a"}}}, "changed the command"},
-		{"a panic", with(func(s state, _ name) ([]event, error) { return nil, errors.New(s.Names[7]) }), Case[name, event]{}, "panicked"},
+		{"a changed state", with(func(s state, _ name) ([]event, error) { s.Names[0] = "x"; return nil, nil }), Case[name, event]{Given: history[:1]}, "the state was changed"},
+		{"a changed command", with(func(_ state, c name) ([]event, error) { c.Names[0] = "x"; return nil, nil }), Case[name, event]{When: name{[]string{"a"}}}, "the command was changed"},
+		{"a panic", with(func(s state, _ name) ([]event, error) { return nil, errors.New(s.Names[7]) }), Case[name, event]{}, "panic in Decide"},
 		{"not done after the first time", with(func(_ state, c name) ([]event, error) { return []event{named{append([]string(nil), c.Names...)}}, nil }), a, "decided again"},
 	} {
 		t.Run(tc.name, func(t *testing.T) { found(t, try(tc.d, es.Meta{}, tc.c), tc.finds) })
@@ -248,8 +248,8 @@ func TestReplay(t *testing.T) {
 		t.Errorf("time %v, want %v", stream.Times[0], want)
 	}
 	for finds, d := range map[string]es.Decider[state, name, event]{
-		"Evolve panicked": {Decide: good.Decide, Evolve: func(s state, e event) state { return state{Names: []string{s.Names[0]}} }},
-		"Decide panicked": {Evolve: good.Evolve, Decide: func(s state, _ name, _ es.Meta) ([]event, error) { return nil, errors.New(s.Names[7]) }},
+		"panic in Evolve": {Decide: good.Decide, Evolve: func(s state, e event) state { return state{Names: []string{s.Names[0]}} }},
+		"panic in Decide": {Evolve: good.Evolve, Decide: func(s state, _ name, _ es.Meta) ([]event, error) { return nil, errors.New(s.Names[7]) }},
 		"is no fault":     {Evolve: good.Evolve, Decide: func(state, name, es.Meta) ([]event, error) { return nil, errors.New("is no fault") }},
 		"after event 1":   {Evolve: good.Evolve, Decide: func(s state, _ name, _ es.Meta) ([]event, error) { s.Names[0] = "x"; return nil, nil }},
 	} {
@@ -258,8 +258,8 @@ func TestReplay(t *testing.T) {
 	}
 }
 
-// TestViewKeepsEvents: a view that changes an event through its row is found.
-func TestViewKeepsEvents(t *testing.T) {
+// TestSnapshot: an event that is changed later, through a row that shares its memory, is found.
+func TestSnapshot(t *testing.T) {
 	events := []On[event]{{"a", named{[]string{"a"}}}, {"a", named{[]string{"b"}}}}
 	kept := snap(&events)
 	row := []string(nil)

@@ -66,7 +66,7 @@ const tries = 64
 func replay[S, C, E any](d es.Decider[S, C, E], stream Stream[E], commands []C) (state S, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("Evolve panicked: %v", p)
+			err = fmt.Errorf("panic in Evolve: %v", p)
 		}
 	}()
 	every := max(1, len(stream.Events)/tries)
