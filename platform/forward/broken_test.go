@@ -285,6 +285,62 @@ func TestAnswersNobodyFetches(t *testing.T) {
 	})
 }
 
+// A sender that fetches its answers slowly is alive, although the server reads nothing from it meanwhile.
+func TestAnswersFetchedSlowly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, l := piped(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = w.Write(make([]byte, 900_000))
+		}), ServerOptions{})
+		conn, status := sender{t, "shop-1", l.dial}.open("x-1")
+		if got := <-status; got != http.StatusSwitchingProtocols {
+			t.Fatal(got)
+		}
+		const requests = 40
+		var writer sync.WaitGroup
+		writer.Go(func() {
+			for id := uint64(1); ; id++ {
+				out := []byte(raw(kindPing, 0, ""))
+				if id <= requests {
+					out = appendRequest(nil, id, place(), 0)
+				}
+				if _, err := conn.Write(out); err != nil {
+					return
+				}
+				synctest.Wait() // the answer is there before the next request
+				if id >= requests {
+					<-time.After(time.Second)
+				}
+			}
+		})
+		began := time.Now()
+		in := bufio.NewReaderSize(slow{conn}, 300_000)
+		for got := 0; got < requests; {
+			f, err := readFrame(in, 1_000_000)
+			if err != nil {
+				t.Fatalf("after %d answers and %s: %v", got, time.Since(began), err)
+			}
+			if f.kind == kindResponse {
+				got++
+			}
+		}
+		if took := time.Since(began); took < time.Minute {
+			t.Errorf("it took %s only, this test shows nothing", took)
+		}
+		if err := conn.Close(); err != nil {
+			t.Fatal(err)
+		}
+		writer.Wait()
+	})
+}
+
+// slow reads once in 600 ms.
+type slow struct{ net.Conn }
+
+func (s slow) Read(p []byte) (int, error) {
+	<-time.After(600 * time.Millisecond)
+	return s.Conn.Read(p)
+}
+
 func TestShutdown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server, l := piped(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -315,6 +371,35 @@ func TestShutdown(t *testing.T) {
 		}
 		if err := server.Shutdown(t.Context()); err != nil {
 			t.Errorf("again: %v", err)
+		}
+	})
+}
+
+// A peer that does not stop when it is asked to gets refusals.
+func TestRequestsAfterGoaway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server, l := piped(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("it was run") }), ServerOptions{})
+		conn, status := sender{t, "shop-1", l.dial}.open("x-1")
+		if got := <-status; got != http.StatusSwitchingProtocols {
+			t.Fatal(got)
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- server.Shutdown(t.Context()) }()
+		in := bufio.NewReader(conn)
+		if f, err := readFrame(in, 1000); err != nil || f.kind != kindGoaway {
+			t.Fatalf("kind %d, %v", f.kind, err)
+		}
+		if _, err := conn.Write(appendRequest(nil, 1, place(), 0)); err != nil {
+			t.Fatal(err)
+		}
+		if f, err := readFrame(in, 1000); err != nil || f.kind != kindRefusal || f.id != 1 || f.payload[0] != reasonDraining {
+			t.Errorf("kind %d, id %d, %q, %v", f.kind, f.id, f.payload, err)
+		}
+		if err := conn.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-ended; err != nil {
+			t.Error(err)
 		}
 	})
 }

@@ -265,6 +265,9 @@ func TestHandlersThatDoNotReturn(t *testing.T) {
 		}
 
 		server.Close()
+		if _, late := (sender{t, "shop-3", l.dial}).open("y-1"); <-late != http.StatusServiceUnavailable {
+			t.Error("a closed server takes connections")
+		}
 		server.mu.Lock()
 		defer server.mu.Unlock()
 		if len(server.slots) != 0 {
