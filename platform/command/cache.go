@@ -1,6 +1,7 @@
 package command
 
 import (
+	"reflect"
 	"slices"
 
 	"github.com/millrace/millrace/platform/es"
@@ -25,6 +26,9 @@ type stream[S any] struct {
 	early    []uint64 // hashes of the ids of older commands that have no index entry
 	kept     bool     // the state rests on a snapshot
 	noted    bool     // there are notes in the store that are not among pasts
+
+	size   int        // of memory, about, when it was last measured
+	resize es.Version // measured again from this version on
 
 	newer, older *stream[S] // in the cache's ring
 }
@@ -58,24 +62,55 @@ func (s *stream[S]) remember(p past, stored int64) {
 
 // A cache keeps the streams used last. Those whose events are not all in the store yet stay whatever its size.
 type cache[S any] struct {
-	limit   int
+	limit   int // streams
+	room    int // bytes
+	bytes   int // that the streams take, about
+	sizes   *sizer
+	each    int        // bytes of a stream without what it holds
+	used    *stream[S] // the one used last; nil = none, or gone
 	streams map[es.StreamID]*stream[S]
 	root    stream[S] // root.older is the stream used last, root.newer the one not used for longest
 }
 
-func newCache[S any](limit int) *cache[S] {
-	c := &cache[S]{limit: limit, streams: make(map[es.StreamID]*stream[S])}
+func newCache[S any](limit, room int) *cache[S] {
+	c := &cache[S]{limit: limit, room: room, sizes: newSizer(), each: streamBytes + int(reflect.TypeFor[stream[S]]().Size()), streams: make(map[es.StreamID]*stream[S])}
 	c.root.newer, c.root.older = &c.root, &c.root
 	return c
 }
 
 func (c *cache[S]) get(id es.StreamID) *stream[S] {
+	c.measure()
 	s := c.streams[id]
 	if s != nil {
 		s.unlink()
 		c.front(s)
+		c.used = s
 	}
 	return s
+}
+
+// streamBytes is about what the place of a stream in the table takes, and pastBytes what a command takes without its texts.
+const streamBytes = 64
+
+var pastBytes = int(reflect.TypeFor[past]().Size())
+
+// measure notes how large the stream used last has become: whenever its events have doubled, so that it costs next to nothing.
+func (c *cache[S]) measure() {
+	s := c.used
+	if s == nil || s.version < s.resize {
+		return
+	}
+	s.resize = max(1, 2*s.version)
+	size := c.each + len(s.id) + cap(s.pasts)*pastBytes + 8*cap(s.early)
+	for i := range s.pasts {
+		size += len(s.pasts[i].id) + len(s.pasts[i].hash)
+		if n := len(s.pasts[i].types); n > 1 {
+			size += 16 * n // the names are shared
+		}
+	}
+	size += c.sizes.of(reflect.ValueOf(&s.state).Elem())
+	c.bytes += size - s.size
+	s.size = size
 }
 
 func (s *stream[S]) unlink() {
@@ -90,16 +125,28 @@ func (c *cache[S]) front(s *stream[S]) {
 func (c *cache[S]) remove(s *stream[S]) {
 	s.unlink()
 	delete(c.streams, s.id)
+	c.bytes -= s.size
+	if c.used == s {
+		c.used = nil
+	}
 }
 
 // add puts s in and lets go of the least used streams that the store can give back: all their events lie below stored.
 func (c *cache[S]) add(s *stream[S], stored int64) {
 	c.front(s)
-	c.streams[s.id] = s
-	// A few looks are enough: each add removes at most what it brought, plus what was pinned at its turn.
-	for looks := 0; len(c.streams) > c.limit && looks < 4; looks++ {
+	c.streams[s.id], c.used = s, s
+	c.trim(stored)
+}
+
+// full reports whether there is more in memory than there should be.
+func (c *cache[S]) full() bool { return len(c.streams) > c.limit || c.bytes > c.room }
+
+// trim lets go of streams that were not used for long. A few looks are enough: there are at most those too many that one command brought,
+// and those that were pinned at their turn.
+func (c *cache[S]) trim(stored int64) {
+	for looks := 0; c.full() && looks < 4; looks++ {
 		old := c.root.newer
-		if old == s {
+		if old == c.used {
 			return
 		}
 		if old.batch != 0 || old.last >= stored {

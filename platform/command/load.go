@@ -13,6 +13,9 @@ import (
 func (p *partition[S, C, E]) load(ctx context.Context, id es.StreamID) (loaded *stream[S], err error) {
 	s := p.cache.get(id)
 	if s != nil && (!p.engine.keeping.distrusts(s) || s.batch != 0 || s.last >= p.stored.get()) {
+		if p.cache.full() {
+			p.cache.trim(p.stored.get())
+		}
 		return s, nil
 	}
 	defer func() {
@@ -62,7 +65,12 @@ func (p *partition[S, C, E]) load(ctx context.Context, id es.StreamID) (loaded *
 				s.remember(past{id: env.Meta.CommandID, hash: env.Meta.CommandHash, first: env.Version}, s.last+1)
 			}
 			of := &s.pasts[len(s.pasts)-1]
-			of.offset, of.types = s.last, append(of.types, written) // a repeat gets the first receipt, old names and all
+			of.offset = s.last // a repeat gets the first receipt, old names and all
+			if env.Count == 1 {
+				of.types = p.typeOf(written)
+			} else {
+				of.types = append(of.types, written)
+			}
 			return true
 		})
 		if every := k.every; every > 0 && s.version-begin > 2*every {
@@ -75,6 +83,16 @@ func (p *partition[S, C, E]) load(ctx context.Context, id es.StreamID) (loaded *
 	}
 	p.cache.add(s, p.stored.get())
 	return s, nil
+}
+
+// typeOf returns the types of a command with one event of a type: the same memory for all of them.
+func (p *partition[S, C, E]) typeOf(name string) []string {
+	types := p.single[name]
+	if types == nil {
+		types = []string{name}
+		p.single[name] = types
+	}
+	return types
 }
 
 // none returns ErrStore if there is any event of a stream that has no first one.

@@ -300,7 +300,7 @@ func (p *partition[S, C, E]) takeOver(ctx context.Context) error {
 		close(p.ready)
 	}
 	p.acks = make(chan ack, 1) // an answer to a write of the last owner must not pass for one of this
-	p.cache = newCache[S](max(1, e.cfg.Streams/len(e.partitions)))
+	p.cache = newCache[S](max(1, e.cfg.Streams/len(e.partitions)), e.cfg.StreamBytes/len(e.partitions))
 	p.filling, p.flying, p.held = p.newBatch(), nil, nil
 	return nil
 }
@@ -667,10 +667,7 @@ func (p *partition[S, C, E]) encode(t *taken[S, C], index, count int, event E) e
 		Version: t.first + es.Version(index), Index: index, Count: count, Time: t.meta.Time, Meta: t.meta, Event: event,
 	}
 	if count == 1 {
-		if t.types = p.single[env.Type]; t.types == nil {
-			t.types = []string{env.Type}
-			p.single[env.Type] = t.types
-		}
+		t.types = p.typeOf(env.Type)
 	} else {
 		t.types = append(t.types, env.Type)
 	}
