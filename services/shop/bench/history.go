@@ -86,43 +86,50 @@ func (h *history) at(order int) time.Time {
 
 // writeHistory appends so many events to the topic of orders, as their owner would, and returns what they add up to.
 func writeHistory(ctx context.Context, kafka, registryURL string, events int) (sum, error) {
+	h := &history{events: events, begin: time.Date(1997, 1, 1, 0, 0, 0, 0, time.UTC)}
+	err := writeEvents(ctx, kafka, registryURL, events, h.begin, h.next)
+	return h.sum, err
+}
+
+// writeEvents appends so many events to the topic of orders, as their owner would, each as a command of its own, a millisecond after the
+// one before.
+func writeEvents(ctx context.Context, kafka, registryURL string, events int, begin time.Time, next func() (es.StreamID, es.Version, ordersv1.Event)) error {
 	log, err := eventlog.Open(ctx, eventlog.Config{Brokers: []string{kafka}, Env: "dev", ClientID: "bench"})
 	if err != nil {
-		return sum{}, err
+		return err
 	}
 	defer log.Close()
 	contracts, err := registry.Dial(registry.ClientConfig{URLs: []string{registryURL}})
 	if err != nil {
-		return sum{}, err
+		return err
 	}
 	topic, err := log.EnsureTopic(ctx, eventlog.TopicSpec{Name: ordersv1.Topic})
 	if err != nil {
-		return sum{}, err
+		return err
 	}
 	codec, err := contract.Bind(ctx, ordersv1.Contract, contracts)
 	if err != nil {
-		return sum{}, err
+		return err
 	}
 	marks, err := eventlog.AvroMarks(ctx, topic.Name, contracts)
 	if err != nil {
-		return sum{}, err
+		return err
 	}
 	binding := eventlog.NewEvents(codec, "/shop/orders")
 	parts := make([]writer, topic.Partitions)
 	for n := range parts {
 		owner, err := log.Claim(ctx, topic, int32(n), eventlog.Identity{Instance: "bench", Address: "127.0.0.1:1"}, marks) //nolint:gosec // few partitions
 		if err != nil {
-			return sum{}, err
+			return err
 		}
 		defer owner.Release()
 		parts[n] = writer{owner: owner, batch: eventlog.NewBatch(900 << 10), spare: eventlog.NewBatch(900 << 10), done: make(chan error, 1)}
 	}
-	h := &history{events: events, begin: time.Date(1997, 1, 1, 0, 0, 0, 0, time.UTC)}
 	for i := range events {
-		stream, version, event := h.next()
+		stream, version, event := next()
 		id := "b-" + strconv.Itoa(i)
 		env := es.Envelope[ordersv1.Event]{Stream: stream, Version: version, Count: 1, Event: event, Meta: es.Meta{
-			CommandID: id, CommandHash: "0123456789abcdef0123456789abcdef", CorrelationID: id, Time: h.begin.Add(time.Duration(i) * time.Millisecond)}}
+			CommandID: id, CommandHash: "0123456789abcdef0123456789abcdef", CorrelationID: id, Time: begin.Add(time.Duration(i) * time.Millisecond)}}
 		w := &parts[eventlog.PartitionOf(stream, topic.Partitions)]
 		err := binding.Add(w.batch, env)
 		if errors.Is(err, eventlog.ErrBatchFull) {
@@ -131,15 +138,15 @@ func writeHistory(ctx context.Context, kafka, registryURL string, events int) (s
 			}
 		}
 		if err != nil {
-			return sum{}, err
+			return err
 		}
 	}
 	for n := range parts {
 		if err := errors.Join(parts[n].send(ctx), parts[n].wait(ctx)); err != nil {
-			return sum{}, err
+			return err
 		}
 	}
-	return h.sum, nil
+	return nil
 }
 
 // A writer appends to one partition; while one batch is under way the other fills.

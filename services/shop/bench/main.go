@@ -61,6 +61,7 @@ var figures = []figure{
 	{"visible", (*plan).visible},
 	{"projector", (*plan).projector},
 	{"memory", (*plan).memory},
+	{"streams", (*plan).streams},
 	{"codec", (*plan).codec},
 	{"registry", (*plan).registryFigure},
 }
