@@ -73,14 +73,18 @@ func benchSites(b *testing.B, run func(b *testing.B, s site)) {
 	b.Run("real", func(b *testing.B) { run(b, realSite(b)) })
 }
 
-// BenchmarkAppend compares the fenced append with kgo's idempotent producer of the same bytes: 300-byte values, callers that wait
-// for each of theirs.
+// BenchmarkAppend compares the fenced append with kgo's idempotent producer of the same bytes, which has no fence, and with its transactional
+// producer, which has: 300-byte values, callers that wait for each of theirs. MILLRACE_TEST_KAFKA may name one broker or several.
 func BenchmarkAppend(b *testing.B) {
 	benchSites(b, func(b *testing.B, s site) {
 		for _, partitions := range []int32{1, 12} {
-			for _, callers := range []int{1, 16, 512} {
-				b.Run(fmt.Sprintf("fenced/partitions=%d/callers=%d", partitions, callers), func(b *testing.B) { benchFenced(b, s, partitions, callers) })
-				b.Run(fmt.Sprintf("idempotent/partitions=%d/callers=%d", partitions, callers), func(b *testing.B) { benchIdempotent(b, s, partitions, callers) })
+			for _, callers := range []int{1, 16, 128, 512} {
+				for _, who := range []struct {
+					name string
+					run  func(b *testing.B, s site, partitions int32, callers int)
+				}{{"fenced", benchFenced}, {"idempotent", benchIdempotent}, {"transactional", benchTransactional}} {
+					b.Run(fmt.Sprintf("%s/partitions=%d/callers=%d", who.name, partitions, callers), func(b *testing.B) { who.run(b, s, partitions, callers) })
+				}
 			}
 		}
 	})
@@ -133,6 +137,96 @@ func benchIdempotent(b *testing.B, s site, partitions int32, callers int) {
 			return <-done
 		}
 	})
+}
+
+// transactions commit what a partition's callers have given while the one before it was under way: the same group commit.
+type transactions struct {
+	client    *kgo.Client
+	topic     string
+	partition int32
+	fill      chan pending
+}
+
+type pending struct {
+	key, value []byte
+	done       chan error
+}
+
+// run ends with fill.
+func (x *transactions) run(ctx context.Context, callers int) {
+	group := make([]pending, 0, callers)
+	for first := range x.fill {
+		group = append(group[:0], first)
+	more:
+		for {
+			select {
+			case next, open := <-x.fill:
+				if !open {
+					break more
+				}
+				group = append(group, next)
+			default:
+				break more
+			}
+		}
+		err := x.commit(ctx, group)
+		for _, p := range group {
+			p.done <- err
+		}
+	}
+}
+
+func (x *transactions) commit(ctx context.Context, group []pending) error {
+	if err := x.client.BeginTransaction(); err != nil {
+		return err
+	}
+	records := make([]*kgo.Record, len(group))
+	for i, p := range group {
+		records[i] = &kgo.Record{Topic: x.topic, Partition: x.partition, Key: p.key, Value: p.value}
+	}
+	if err := x.client.ProduceSync(ctx, records...).FirstErr(); err != nil {
+		return err
+	}
+	return x.client.EndTransaction(ctx, kgo.TryCommit)
+}
+
+// benchTransactional has a transactional producer for each partition, as the fence of transactions wants it.
+func benchTransactional(b *testing.B, s site, partitions int32, callers int) {
+	c, err := Open(b.Context(), Config{Brokers: strings.Split(s.addr, ",")})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer c.Close()
+	topic := topicOf(b, c, partitions)
+	ctx := context.WithoutCancel(b.Context())
+	parts := make([]*transactions, partitions)
+	var running sync.WaitGroup
+	for p := range partitions {
+		k, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(s.addr, ",")...), kgo.TransactionalID(fmt.Sprintf("%s/%d", topic.Name, p)), kgo.ProducerLinger(0),
+			kgo.MetadataMinAge(100*time.Millisecond), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchCompression(kgo.NoCompression()))
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer k.Close()
+		x := &transactions{client: k, topic: topic.Name, partition: p, fill: make(chan pending, callers)}
+		if err := x.commit(ctx, []pending{{}}); err != nil { // the first one waits for metadata and the coordinator
+			b.Fatal(err)
+		}
+		running.Go(func() { x.run(ctx, callers) })
+		parts[p] = x
+	}
+	measure(b, callers, func() func(n int) error {
+		done := make(chan error, 1)
+		key, value := make([]byte, 12), make([]byte, 300)
+		return func(n int) error {
+			parts[n%len(parts)].fill <- pending{key, value, done}
+			return <-done
+		}
+	})
+	for _, x := range parts {
+		close(x.fill)
+	}
+	running.Wait()
 }
 
 // measure runs b.N calls by that many callers at once and reports the median latency.
