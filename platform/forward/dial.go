@@ -81,6 +81,7 @@ func (p *Pool) shake(ctx context.Context, conn net.Conn, addr string, number uin
 	if err != nil {
 		return nil, ErrUnsent.Because("%s", addr).Wrap(err)
 	}
+	defer resp.Body.Close() // a switch has none
 	if resp.StatusCode != http.StatusSwitchingProtocols {
 		return nil, denied(addr, resp)
 	}

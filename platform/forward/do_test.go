@@ -94,10 +94,13 @@ func TestAnswers(t *testing.T) {
 		body    string
 		err     error
 	}{
-		"nothing":        {handler: func(http.ResponseWriter, *http.Request) {}, status: 200},
-		"body only":      {handler: func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("x")) }, status: 200, body: "x"},
-		"problem":        {handler: func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", 422) }, status: 422, body: "no\n"},
-		"no content":     {handler: func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204); _, _ = w.Write([]byte("x")) }, status: 204},
+		"nothing":   {handler: func(http.ResponseWriter, *http.Request) {}, status: 200},
+		"body only": {handler: func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("x")) }, status: 200, body: "x"},
+		"problem":   {handler: func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusUnprocessableEntity) }, status: http.StatusUnprocessableEntity, body: "no\n"},
+		"no content": {handler: func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusNoContent)
+			_, _ = w.Write([]byte("x"))
+		}, status: http.StatusNoContent},
 		"as long as may": {handler: func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, 1000)) }, status: 200, body: strings.Repeat("\x00", 1000)},
 		"body too long":  {handler: func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, 1001)) }, err: ErrBroken},
 		"in pieces": {handler: func(w http.ResponseWriter, _ *http.Request) {
@@ -111,8 +114,11 @@ func TestAnswers(t *testing.T) {
 				w.Header().Set(fmt.Sprint("A", i), "x")
 			}
 		}, err: ErrBroken},
-		"panic":  {handler: func(http.ResponseWriter, *http.Request) { panic("on purpose") }, err: ErrBroken},
-		"abort":  {handler: func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(200); panic(http.ErrAbortHandler) }, err: ErrBroken},
+		"panic": {handler: func(http.ResponseWriter, *http.Request) { panic("on purpose") }, err: ErrBroken},
+		"abort": {handler: func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusOK)
+			panic(http.ErrAbortHandler)
+		}, err: ErrBroken},
 		"status": {handler: func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(1000) }, err: ErrBroken},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -217,7 +223,7 @@ func TestHandshakeErrors(t *testing.T) {
 		if !errors.Is(err, c.want) || !Unsent(err) || !strings.Contains(err.Error(), c.text) {
 			t.Errorf("%s: %v, want %v, unsent, with %q", name, err, c.want, c.text)
 		}
-		if c.want != ErrRefused && errors.Is(err, ErrRefused) {
+		if !errors.Is(c.want, ErrRefused) && errors.Is(err, ErrRefused) {
 			t.Errorf("%s: %v is for ever", name, err)
 		}
 	}

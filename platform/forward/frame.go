@@ -89,7 +89,7 @@ func readFrame(r *bufio.Reader, limit int) (frame, error) {
 }
 
 func cut(err error) error {
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
 	}
 	return err

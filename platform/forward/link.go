@@ -132,7 +132,7 @@ func (l *link) run() {
 	parts.Go(l.write)
 	parts.Go(l.watch)
 	err := l.read()
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		err = errEnded
 	}
 	l.close(err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
+	"errors"
 	"log/slog"
 	"net"
 	"net/http"
@@ -102,7 +103,7 @@ func (p *Pool) do(ctx context.Context, addr string, r *Request) (*Response, erro
 			return nil, err
 		}
 		resp, err := l.do(ctx, r)
-		if err != errRetired {
+		if !errors.Is(err, errRetired) {
 			return resp, err
 		}
 		p.retired(l)

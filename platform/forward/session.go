@@ -93,7 +93,7 @@ func (n *session) serve(r *http.Request, conn net.Conn, buffered *bufio.ReadWrit
 		n.workers.Go(n.watch)
 		reason = n.read()
 	}
-	if reason == io.EOF {
+	if errors.Is(reason, io.EOF) {
 		reason = errEnded
 	}
 	running := n.end(reason)
@@ -230,7 +230,8 @@ func (n *session) prepare(j *job, m message) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := n.ctx, context.CancelFunc(nil)
+	ctx := n.ctx
+	var cancel context.CancelFunc
 	if m.left > 0 {
 		ctx, cancel = context.WithTimeout(ctx, m.left)
 	} else {
