@@ -56,6 +56,7 @@ func (c request) decide(a account) (after account, events int, err error) {
 
 func decider() es.Decider[account, request, event] {
 	return es.Decider[account, request, event]{
+		Fold: 1,
 		Decide: func(a account, c request, _ es.Meta) ([]event, error) {
 			_, n, err := c.decide(a)
 			if err != nil {

@@ -43,7 +43,8 @@ type link struct {
 	loseRequest int           // so many produce requests are lost, with their connections
 	late        time.Duration // so much later produce requests arrive, whose connections are reset meanwhile
 	lateCount   int
-	twice       int // so many produce requests arrive twice, the second time later than the first
+	lag         time.Duration // so much later arrives what brokers answer to fetches
+	twice       int           // so many produce requests arrive twice, the second time later than the first
 }
 
 func newLink(network *network, seed, stream uint64, most time.Duration) *link {
@@ -61,7 +62,7 @@ func (l *link) set(f func(*link)) {
 func (l *link) heal() {
 	l.set(func(l *link) {
 		l.down, l.deafIn, l.deafOut = false, false, false
-		l.loseReply, l.loseRequest, l.lateCount, l.twice, l.late = 0, 0, 0, 0, 0
+		l.loseReply, l.loseRequest, l.lateCount, l.twice, l.late, l.lag = 0, 0, 0, 0, 0, 0
 		clear(l.brokers)
 		l.thaw()
 	})
@@ -196,6 +197,7 @@ type conn struct {
 	done     chan struct{} // closed with the connection
 	closed   bool
 	swallow  bool // the answer that comes next is lost
+	fetches  bool // fetches go over it, and kgo sends nothing else there
 	poisoned bool // bytes were lost on the way in: nothing arrives any more
 	read     deadline
 }
@@ -223,9 +225,9 @@ func (c *conn) Close() error {
 	return nil
 }
 
-// isProduce reports whether a written request is one: kgo writes each in one piece.
-func isProduce(b []byte) bool {
-	return len(b) > 8 && binary.BigEndian.Uint16(b[4:]) == uint16(kmsg.Produce)
+// isA reports whether a written request is of a kind: kgo writes each in one piece.
+func isA(b []byte, key kmsg.Key) bool {
+	return len(b) > 8 && binary.BigEndian.Uint16(b[4:]) == uint16(key) //nolint:gosec // small
 }
 
 func (c *conn) Write(b []byte) (int, error) {
@@ -238,7 +240,12 @@ func (c *conn) Write(b []byte) (int, error) {
 		return 0, ended
 	}
 	s := segment{at: time.Now().Add(l.latency()), bytes: append([]byte(nil), b...)}
-	if isProduce(b) {
+	if isA(b, kmsg.Fetch) {
+		c.mu.Lock()
+		c.fetches = true
+		c.mu.Unlock()
+	}
+	if isA(b, kmsg.Produce) {
 		l.mu.Lock()
 		switch {
 		case l.lateCount > 0:
@@ -345,7 +352,16 @@ func (c *conn) pumpIn() {
 	for {
 		n, err := c.pipe.Read(buf)
 		if n > 0 {
-			if !c.until(time.Now().Add(c.link.latency())) {
+			c.mu.Lock()
+			fetches := c.fetches
+			c.mu.Unlock()
+			c.link.mu.Lock()
+			wait := c.link.someLatency()
+			if fetches {
+				wait += c.link.lag
+			}
+			c.link.mu.Unlock()
+			if !c.until(time.Now().Add(wait)) {
 				return
 			}
 			c.link.mu.Lock()

@@ -28,8 +28,9 @@ type settings struct {
 	seed   uint64
 	memory *contract.Memory // the schema registry
 	lease  time.Duration
-	most   time.Duration // latency of a message, at most
-	group  string        // the consumer group of the instances; "" = each wants all partitions
+	most   time.Duration              // latency of a message, at most
+	peer   func(address string) *node // finds other nodes; nil = owners do not tell those before them
+	group  string                     // the consumer group of the instances; "" = each wants all partitions
 	logger *slog.Logger
 }
 
@@ -201,7 +202,8 @@ func (l *life) once(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, db.Close()) }()
 	e := command.New(command.Config{
 		Log: log, Topic: topic, Store: db, Marks: marks, Source: "/sim", Logger: n.set.logger.With("node", n.name),
-		Identity: eventlog.Identity{Instance: l.name, Address: n.name}, Lease: n.set.lease, Streams: 3, Group: n.set.group,
+		Identity: eventlog.Identity{Instance: l.name, Address: n.name}, Lease: n.set.lease, Streams: 3, Group: n.set.group, SnapshotEvery: 8, SnapshotCheck: 1,
+		Succeed: l.succeed(),
 	}, decider(), codec)
 	l.mu.Lock()
 	l.engine, l.db = e, db
@@ -217,6 +219,17 @@ func (l *life) once(ctx context.Context) (err error) {
 	default:
 	}
 	return e.Run(ctx)
+}
+
+// succeed returns what tells the owner before this one that it is deposed; nil if the schedule has instances that do not.
+func (l *life) succeed() func(context.Context, eventlog.Identity, int32) {
+	if l.node.set.peer == nil {
+		return nil
+	}
+	return func(ctx context.Context, before eventlog.Identity, partition int32) {
+		// Whether the other one hears it is left open on purpose.
+		_ = l.node.set.peer(before.Address).forward(ctx, l.link, func(ctx context.Context, e *engine) { _ = e.Confirm(ctx, partition) })
+	}
 }
 
 func openStore(dir string) (*store.DB, error) {

@@ -80,6 +80,9 @@ func run(ctx context.Context, plan schedule, dir string, logger *slog.Logger) (*
 	if plan.grouped {
 		set.group = "accounts"
 	}
+	if plan.told {
+		set.peer = func(address string) *node { return s.load.at(address) }
+	}
 	for i := range plan.nodes {
 		s.nodes = append(s.nodes, &node{name: fmt.Sprint("node-", i), dir: filepath.Join(dir, fmt.Sprint("node-", i)), cluster: c, set: set})
 	}
@@ -169,6 +172,9 @@ func (s *simulation) inflict(ctx context.Context, f step, rng *rand.Rand) {
 		l.set(func(l *link) { l.loseRequest += f.n })
 	case "late":
 		l.set(func(l *link) { l.late, l.lateCount = f.length, l.lateCount+1+f.n })
+	case "lag":
+		l.set(func(l *link) { l.lag = f.length / 4 })
+		s.after(4*f.length, func() { l.set(func(l *link) { l.lag = 0 }) })
 	case "twice":
 		l.set(func(l *link) { l.twice += f.n })
 	case "kill", "wipe":

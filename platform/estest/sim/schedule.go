@@ -34,6 +34,7 @@ type schedule struct {
 	brokers    int
 	partitions int32
 	grouped    bool // instances share the partitions; else they take them from each other all the time
+	told       bool // a new owner tells the one before it
 	streams    int
 	clients    int
 	commands   int // of each client
@@ -47,7 +48,7 @@ type schedule struct {
 // kinds are the faults, each as often as it stands here.
 var kinds = []string{
 	"pause", "pause", "pause", "cut", "deafIn", "deafOut", "reset", "reset",
-	"loseReply", "loseReply", "loseReply", "loseRequest", "late", "late", "twice", "twice",
+	"loseReply", "loseReply", "loseReply", "loseRequest", "late", "late", "twice", "twice", "lag", "lag", "lag",
 	"kill", "kill", "wipe", "stop", "start", "start",
 	"broker", "leader", "leader", "coordinator", "error", "error", "error", "error", "forget", "foreign",
 }
@@ -76,6 +77,7 @@ func newSchedule(seed uint64) schedule {
 		latency: time.Duration(1+rng.IntN(8)) * time.Millisecond, length: time.Duration(2+rng.IntN(5)) * time.Second,
 	}
 	s.grouped = rng.IntN(4) > 0
+	s.told = rng.IntN(2) > 0
 	s.running = 1 + rng.IntN(s.nodes)
 	codes := codes()
 	for range 3 + rng.IntN(10) {
