@@ -13,6 +13,7 @@ mkdir -p bin
 go build -trimpath -o bin/shop ./services/shop
 go build -trimpath -o bin/shop-bench ./services/shop/bench
 go test -c -o bin/command.test ./platform/command
+go test -c -o bin/eventlog.test ./platform/eventlog
 go test -c -o bin/contract.test ./platform/contract
 
 # The program stops its Kafka itself, also when it fails or is interrupted; this is for the case that it is killed. Exit status 3:

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -17,9 +18,10 @@ import (
 )
 
 // BenchmarkEngine measures commands from callers that wait for each receipt, against a plain idempotent kgo producer that writes the
-// same records to the same number of partitions and waits for each acknowledgement. Set MILLRACE_TEST_KAFKA for a real broker.
+// same records to the same number of partitions and waits for each acknowledgement. The embedded broker keeps its log on disk, as it does in
+// development; set MILLRACE_TEST_KAFKA for real ones.
 func BenchmarkEngine(b *testing.B) {
-	for _, callers := range []int{1, 16, 128, 512} {
+	for _, callers := range []int{1, 16, 64, 128, 512} {
 		b.Run(fmt.Sprintf("millrace/callers=%d", callers), func(b *testing.B) { benchEngine(b, callers) })
 		b.Run(fmt.Sprintf("kgo/callers=%d", callers), func(b *testing.B) { benchProducer(b, callers) })
 	}
@@ -32,7 +34,9 @@ const (
 )
 
 func benchEngine(b *testing.B, callers int) {
-	r := newRig(b, func(r *rig) { r.cfg.Topic.Partitions, r.store.MemTable = benchPartitions, benchMemTable })
+	r := newRig(b, func(r *rig) {
+		r.cfg.Topic.Partitions, r.store.MemTable, r.broker = benchPartitions, benchMemTable, b.TempDir()
+	})
 	r.mustSend("warm", "k", credit{Amount: 1})
 	payload := credit{Amount: 2933, Note: benchNote}
 	drive(b, callers, func(i int64) error {
@@ -45,11 +49,11 @@ func benchEngine(b *testing.B, callers int) {
 const benchNote = "c-00004 USD 1997-01-01T12:00:00Z cd 2 2933 and whatever else an order of a customer holds, 120 bytes or so"
 
 func benchProducer(b *testing.B, callers int) {
-	r := newRig(b, func(r *rig) { r.cfg.Topic.Partitions = benchPartitions })
+	r := newRig(b, func(r *rig) { r.cfg.Topic.Partitions, r.broker = benchPartitions, b.TempDir() })
 	if err := r.stopped(); err != nil {
 		b.Fatal(err)
 	}
-	client, err := kgo.NewClient(kgo.SeedBrokers(r.addr), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(0),
+	client, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(r.addr, ",")...), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(0),
 		kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.MaxBufferedRecords(1<<20))
 	if err != nil {
 		b.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -113,6 +114,7 @@ type rig struct {
 	dir     string
 	env     string
 	cfg     Config
+	broker  string // where the embedded broker keeps its log; "" = in memory
 	store   store.Options
 	dial    func(ctx context.Context, network, host string) (net.Conn, error)
 	memory  *contract.Memory
@@ -136,7 +138,7 @@ func newRig(t testing.TB, change ...func(*rig)) *rig {
 		f(r)
 	}
 	if r.addr = realKafka(); r.addr == "" {
-		broker, err := embedded.Start(embedded.Options{})
+		broker, err := embedded.Start(embedded.Options{Dir: r.broker})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -152,7 +154,7 @@ func (r *rig) start() {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	var err error
-	if r.log, err = eventlog.Open(ctx, eventlog.Config{Brokers: []string{r.addr}, Env: r.env, Dial: r.dial}); err != nil {
+	if r.log, err = eventlog.Open(ctx, eventlog.Config{Brokers: strings.Split(r.addr, ","), Env: r.env, Dial: r.dial}); err != nil {
 		r.t.Fatal(err)
 	}
 	name := accounts.Topic + "." + r.env
@@ -293,5 +295,5 @@ func (r *rig) readLog() map[es.StreamID][]es.Envelope[event] {
 	return all
 }
 
-// realKafka returns the address of the Kafka to test on; "" = the embedded one.
+// realKafka returns the addresses, comma separated, of the Kafka to test on; "" = the embedded one.
 func realKafka() string { return os.Getenv("MILLRACE_TEST_KAFKA") }

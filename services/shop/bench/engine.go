@@ -17,7 +17,8 @@ func (p *plan) engineFigure(ctx context.Context) ([]row, error) {
 	err := p.onKafka(ctx, func(kafka string) error {
 		for range p.runs {
 			for _, c := range []struct{ callers, commands int }{{1, p.times(3_000, 300)}, {512, p.times(500_000, 50_000)}} {
-				if err := p.benchmark(ctx, kafka, fmt.Sprintf("^BenchmarkEngine$/.*/callers=%d$", c.callers), c.commands, results); err != nil {
+				b := benchmarks{binary: p.engine, kafka: kafka, which: fmt.Sprintf("^BenchmarkEngine$/.*/callers=%d$", c.callers), n: c.commands}
+				if err := p.benchmark(ctx, b, results); err != nil {
 					return err
 				}
 			}
@@ -25,8 +26,8 @@ func (p *plan) engineFigure(ctx context.Context) ([]row, error) {
 		if p.profile == "" {
 			return nil
 		}
-		return p.benchmark(ctx, kafka, "^BenchmarkEngine$/millrace/callers=512$", p.times(500_000, 50_000), map[string][]float64{},
-			"-test.cpuprofile", filepath.Join(p.profile, "engine.pprof"))
+		b := benchmarks{binary: p.engine, kafka: kafka, which: exactly("BenchmarkEngine/millrace/callers=512"), n: p.times(500_000, 50_000)}
+		return p.benchmark(ctx, b, map[string][]float64{}, "-test.cpuprofile", filepath.Join(p.profile, "engine.pprof"))
 	})
 	if err != nil {
 		return nil, err
@@ -36,7 +37,7 @@ func (p *plan) engineFigure(ctx context.Context) ([]row, error) {
 	}
 	for _, who := range []string{"millrace", "kgo"} {
 		if len(of(who, 1, "p50-ms")) != p.runs || len(of(who, 512, "commands/s")) != p.runs {
-			return nil, errors.New("the benchmark did not report what is expected of it")
+			return nil, errUnreported
 		}
 	}
 	return []row{
@@ -49,12 +50,28 @@ func (p *plan) engineFigure(ctx context.Context) ([]row, error) {
 	}, nil
 }
 
-// benchmark runs benchmarks of package command on a real Kafka and adds their metrics to results, by "name unit".
-func (p *plan) benchmark(ctx context.Context, kafka, which string, n int, results map[string][]float64, more ...string) error {
-	args := append([]string{"-test.run", "^$", "-test.bench", which, "-test.benchtime", strconv.Itoa(n) + "x"}, more...)
-	cmd := exec.CommandContext(ctx, p.engine, args...) //nolint:gosec // the binary under test
+// benchmarks are some of the benchmarks of a package.
+type benchmarks struct {
+	binary string // of the package's tests
+	kafka  string // brokers; "" = the embedded one
+	which  string // of them, as -test.bench wants it
+	n      int    // how often each
+}
+
+// exactly returns the pattern that chooses one benchmark.
+func exactly(name string) string { return "^" + strings.ReplaceAll(name, "/", "$/^") + "$" }
+
+var errUnreported = errors.New("the benchmark did not report what is expected of it")
+
+// benchmark runs benchmarks and adds their metrics to results, by "name unit".
+func (p *plan) benchmark(ctx context.Context, b benchmarks, results map[string][]float64, more ...string) error {
+	args := append([]string{"-test.run", "^$", "-test.bench", b.which, "-test.benchtime", strconv.Itoa(b.n) + "x"}, more...)
+	cmd := exec.CommandContext(ctx, b.binary, args...) //nolint:gosec // the binary under test
 	cmd.Dir = p.dir
-	cmd.Env = append(plainEnv(), "MILLRACE_TEST_KAFKA="+kafka, "TMPDIR="+p.dir)
+	cmd.Env = append(plainEnv(), "TMPDIR="+p.dir)
+	if b.kafka != "" {
+		cmd.Env = append(cmd.Env, "MILLRACE_TEST_KAFKA="+b.kafka)
+	}
 	text, err := cmd.CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("%s: %w\n%s", cmd, err, text)

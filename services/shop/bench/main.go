@@ -39,6 +39,7 @@ type plan struct {
 	quick    bool
 	shop     string // the shop's binary
 	engine   string // the test binary of platform/command
+	eventlog string // the test binary of platform/eventlog
 	contract string // the test binary of platform/contract
 	kafka    string // deploy/kafka/kafka.sh
 	port     int    // of the real Kafka
@@ -64,6 +65,8 @@ var figures = []figure{
 	{"streams", (*plan).streams},
 	{"codec", (*plan).codec},
 	{"registry", (*plan).registryFigure},
+	{"replicated", (*plan).replicated},
+	{"long", (*plan).long},
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
@@ -82,9 +85,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags.BoolVar(&p.quick, "quick", false, "a tenth of the work or less, to try the bench itself; the figures mean little")
 	flags.StringVar(&p.shop, "shop", "bin/shop", "the shop's binary")
 	flags.StringVar(&p.engine, "engine", "bin/command.test", "the test binary of platform/command")
+	flags.StringVar(&p.eventlog, "eventlog", "bin/eventlog.test", "the test binary of platform/eventlog")
 	flags.StringVar(&p.contract, "contract", "bin/contract.test", "the test binary of platform/contract")
 	flags.StringVar(&p.kafka, "kafka", "deploy/kafka/kafka.sh", "the script that starts a real Kafka")
-	flags.IntVar(&p.port, "kafka-port", 29392, "port of the real Kafka; it takes the next one too")
+	flags.IntVar(&p.port, "kafka-port", 29392, "port of the real Kafka; it takes the next five too")
 	flags.StringVar(&p.sample, "sample", "services/shop/testdata/orders-sample.csv", "the file to import")
 	flags.StringVar(&p.dir, "dir", "bin/bench", "directory for all data; what is in it is removed")
 	flags.StringVar(&p.profile, "profile", "", "write CPU profiles to this directory, in one more run that does not count")
@@ -142,7 +146,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 // prepare makes the paths absolute, for processes get directories of their own, and the directory empty.
 func (p *plan) prepare() error {
-	for _, path := range []*string{&p.shop, &p.engine, &p.contract, &p.kafka, &p.sample, &p.dir, &p.profile} {
+	for _, path := range []*string{&p.shop, &p.engine, &p.eventlog, &p.contract, &p.kafka, &p.sample, &p.dir, &p.profile} {
 		if *path == "" {
 			continue
 		}
@@ -170,6 +174,9 @@ func (p *plan) times(all, quick int) int {
 	}
 	return all
 }
+
+// few is the number of runs of figures that take long.
+func (p *plan) few() int { return min(p.runs, 3) }
 
 // rounds is the number of runs, and one more if it is profiled.
 func (p *plan) rounds() int {
