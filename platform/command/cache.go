@@ -7,8 +7,9 @@ import (
 	"github.com/millrace/millrace/platform/es"
 )
 
-// maxPasts is how many commands of a stream stay in memory: older ones are found in the store's index.
-const maxPasts = 16
+// maxPasts is how many commands of a stream stay in memory: those that are repeated are mostly the last ones. Older ones are found in the
+// store.
+const maxPasts = 4
 
 // A stream is one aggregate in the memory of its partition's owner: its state after everything decided so far, also what is still
 // on its way to the log.
@@ -56,6 +57,9 @@ func (s *stream[S]) remember(p past, stored int64) {
 			s.early = append(s.early, hashID(old.id))
 		}
 		s.complete = false
+	}
+	if gone > 4*maxPasts {
+		s.pasts, gone = slices.Clone(s.pasts[gone:]), 0 // it was busy once, and gives the memory back
 	}
 	s.pasts = append(slices.Delete(s.pasts, 0, gone), p)
 }

@@ -35,7 +35,7 @@ type Config struct {
 	BatchRecords int           // events in one write; default 4096
 	BatchBytes   int           // bytes of one write; default 900 KiB; never more than the topic takes
 	Streams      int           // streams kept in memory, over all partitions; default 131072
-	StreamBytes  int           // of memory, about, that they may take; default 256 MiB
+	StreamBytes  int           // of memory, about, that they may take; default 128 MiB
 	AckTimeout   time.Duration // a write outstanding for longer stops admission; default 3 s
 	// Long streams: every so many events their state is kept, so that loading one folds hardly more; default 256, -1 = never. Of so
 	// many streams that are loaded from a kept state one is checked against its full fold; default 64, -1 = none.
@@ -47,7 +47,7 @@ func (c *Config) setDefaults() {
 	for _, d := range []struct {
 		field *int
 		value int
-	}{{&c.Queue, 4096}, {&c.BatchRecords, 4096}, {&c.BatchBytes, 900 << 10}, {&c.Streams, 1 << 17}, {&c.StreamBytes, 256 << 20}} {
+	}{{&c.Queue, 4096}, {&c.BatchRecords, 4096}, {&c.BatchBytes, 900 << 10}, {&c.Streams, 1 << 17}, {&c.StreamBytes, 128 << 20}} {
 		if *d.field <= 0 {
 			*d.field = d.value
 		}
