@@ -65,7 +65,8 @@ var plainError = []byte("\r\nContent-Type: text/plain; charset=utf-8\r\nConnecti
 
 // Write sends p; where p is net/http's own plain-text error it sends a problem document instead.
 func (c *conn) Write(p []byte) (int, error) {
-	if len(p) > len("HTTP/1.1 400") && len(p) < 1024 && (p[9] == '4' || p[9] == '5') {
+	// What was hijacked is no HTTP any more, and passes.
+	if len(p) > len("HTTP/1.1 400") && len(p) < 1024 && string(p[:9]) == "HTTP/1.1 " && (p[9] == '4' || p[9] == '5') {
 		if i := bytes.Index(p, plainError); i > 0 && bytes.IndexByte(p[:i], '\r') < 0 {
 			if _, err := c.TCPConn.Write(c.problem(p, i)); err != nil {
 				return 0, err

@@ -45,6 +45,7 @@ type Config struct {
 	Advertise         string        `key:"http.advertise" usage:"host:port under which other instances reach http.addr; default: http.addr itself"`
 	PeerToken         string        `key:"peer.token" usage:"secret that the instances of a service share; without one they forward to each other only on one machine (environment or file only)" flag:"-"`
 	HandOverTimeout   time.Duration `key:"handover.timeout" default:"10s" usage:"how long an instance that stops waits for others to take over what it owns"`
+	ShutdownDelay     time.Duration `key:"shutdown.delay" default:"0s" usage:"how long an instance that stops still answers after /readyz has said so: as long as a load balancer needs to notice"`
 	DataDir           string        `key:"data.dir" default:".millrace" usage:"directory of everything that is kept"`
 	Ephemeral         bool          `key:"ephemeral" default:"false" usage:"keep nothing: use a temporary data directory and remove it at the end"`
 	Environment       string        `key:"environment" default:"dev" usage:"name of the environment; part of Kafka's transactional ids"`
@@ -108,7 +109,7 @@ func (s setting) set(text string) error {
 		*p = v
 	case *time.Duration:
 		v, err := time.ParseDuration(text)
-		if err != nil || v <= 0 {
+		if err != nil || v < 0 {
 			return fmt.Errorf("%q is not a duration like 5s or 100ms", text)
 		}
 		*p = v
@@ -279,6 +280,14 @@ func (c *Config) check() error {
 	}
 	if c.KafkaReplication > 1000 {
 		return ErrConfig.Because("kafka.replication: %d is more than any cluster has brokers", c.KafkaReplication)
+	}
+	for _, d := range []struct {
+		key  string
+		time time.Duration
+	}{{"command.timeout", c.CommandTimeout}, {"query.wait.max", c.QueryWaitMax}, {"handover.timeout", c.HandOverTimeout}} {
+		if d.time == 0 {
+			return ErrConfig.Because("%s: 0 is no time to wait", d.key)
+		}
 	}
 	if c.CommandTimeout > 50*time.Second || c.QueryWaitMax > 50*time.Second {
 		return ErrConfig.Because("command.timeout and query.wait.max must not exceed 50s, for an answer must be given within a minute")

@@ -93,6 +93,8 @@ func TestRefusedSettings(t *testing.T) {
 		{file: "log.level: info\n---\nlog.level: warn\n", says: "second document"},
 		{env: "MILLRACE_KAFKA_REPLICATION=65537", says: "65537"},
 		{env: "MILLRACE_COMMAND_TIMEOUT=2m", says: "50s"},
+		{env: "MILLRACE_COMMAND_TIMEOUT=0s", says: "command.timeout: 0"},
+		{env: "MILLRACE_SHUTDOWN_DELAY=-1s", says: "-1s"},
 	} {
 		_, err := load(t, tc.file, []string{tc.env})
 		if !errors.Is(err, ErrConfig) {

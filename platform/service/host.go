@@ -105,9 +105,11 @@ var errStopping = fault.New(fault.Unavailable, "stopping", "this instance is sto
 // handOver adds something to do before anything is stopped, while everything is still answered.
 func (h *host) handOver(f func(context.Context)) { h.handOvers = append(h.handOvers, f) }
 
-// leave has other instances take what this one owns.
+// leave has other instances take what this one owns, and gives those who send requests the time to notice.
 func (h *host) leave(ctx context.Context) {
 	h.stopping.Store(true)
+	delay := time.NewTimer(h.config.ShutdownDelay)
+	defer func() { <-delay.C }()
 	ctx, cancel := context.WithTimeout(ctx, h.config.HandOverTimeout)
 	defer cancel()
 	var all sync.WaitGroup
