@@ -48,7 +48,7 @@ func (p *partition[S, C, E]) buildFilter(ctx context.Context) {
 		f := store.NewFilter()
 		prefix := streamsPrefix(p.at.Partition)
 		err := p.engine.cfg.Store.Read(func(rd *store.Reader) error {
-			last := ""
+			last, version := "", uint64(0)
 			for pair, err := range rd.Scan(store.Range{From: prefix, To: store.PrefixEnd(prefix), KeysOnly: true}) {
 				if err == nil {
 					err = ctx.Err()
@@ -56,18 +56,29 @@ func (p *partition[S, C, E]) buildFilter(ctx context.Context) {
 				if err != nil {
 					return err
 				}
-				id, _, err := store.ParseString(pair.Key[len(prefix):])
+				id, rest, err := store.ParseString(pair.Key[len(prefix):])
 				if err != nil {
-					return err
+					return ErrStore.Because("key %x is not one of an event", pair.Key).Wrap(err)
 				}
 				if id != last {
 					f.Add(id)
-					last = id
+					last, version = id, 0
+				}
+				// On the way it is seen whether anything is missing inside a stream.
+				switch at, _, err := store.ParseUint64(rest); {
+				case err != nil:
+					return ErrStore.Because("key %x is not one of an event", pair.Key).Wrap(err)
+				case at == 0: // there are notes
+				case at != version+1:
+					return ErrStore.Because("event %d of %q is missing", version+1, id)
+				default:
+					version = at
 				}
 			}
 			return nil
 		})
 		if err != nil {
+			_ = p.engine.damaged.note(p.engine.cfg.Store, err)
 			f = store.Filter{} // the store is asked each time, and will say what is wrong with it
 		}
 		built <- f

@@ -200,6 +200,29 @@ func TestHole(t *testing.T) {
 	}
 }
 
+// TestHoleAtStart: a hole is found when the store is used again, whether anybody reads the stream or not.
+func TestHoleAtStart(t *testing.T) {
+	r := newRig(t)
+	for i := range 6 {
+		r.mustSend("a", fmt.Sprint("k-", i), credit{Amount: 1})
+	}
+	r.mustSend("b", "k", nothing{})
+	r.restart(false)
+	r.balance("a")
+	b := r.engine.cfg.Store.NewBatch()
+	if err := errors.Join(b.Delete(eventKey(nil, r.engine.partition("a").at.Partition, "a", 2)), b.Commit()); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.stopped(); err != nil {
+		t.Fatal(err)
+	}
+	r.start()
+	<-r.engine.stopped
+	if err := r.stopped(); !errors.Is(err, ErrStore) || !strings.Contains(err.Error(), "event 2 of") {
+		t.Errorf("the engine ended with %v", err)
+	}
+}
+
 // TestCategory reads what a random history of many streams wrote, in pages of all sizes, and compares with the log.
 func TestCategory(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
