@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -181,6 +182,9 @@ func entities(text string) ([]*tagged, error) {
 	root, err := readNode(d, text, 0)
 	if err != nil {
 		return nil, err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("something comes after the schema")
 	}
 	var out []*tagged
 	root.entities("", &out)

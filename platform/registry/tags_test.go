@@ -124,6 +124,7 @@ func FuzzRetag(f *testing.F) {
 	f.Add(taggedSchema, "shop.v1.Order.buyer", "PII")
 	f.Add(`{"confluent:tags":["a"],"type":"record","name":"R","fields":[{"name":"f","type":"R","confluent:tags":[]}]}`, "R.f", "é\"")
 	f.Add(`[{"type":"array","items":{"type":{"type":"error","name":"a.b","fields":[{"name":"x"}]}}}]`, "a.b.x", "")
+	f.Add(`{"type":"record","name":"R"}0`, "R", "0")
 	f.Fuzz(func(t *testing.T, text, path, tag string) {
 		if !utf8.ValidString(text + tag) { // requests are
 			return
