@@ -1,14 +1,17 @@
 package sim
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
@@ -123,6 +126,38 @@ func (c *cluster) restart(broker int32, links []*link) {
 		l.set(func(l *link) { delete(l.brokers, c.brokers[broker]) })
 	}
 }
+
+// expire has a group forget the members of a client that is gone. kfake never does if the client died while it joined; Kafka does when
+// their session is over.
+func (c *cluster) expire(group, clientID string) {
+	info := c.kafka.GroupInfo(group)
+	if info == nil {
+		return
+	}
+	req := kmsg.NewPtrLeaveGroupRequest()
+	req.Group = group
+	for _, m := range info.Members {
+		if m.ClientID == clientID {
+			member := kmsg.NewLeaveGroupRequestMember()
+			member.MemberID = m.MemberID
+			req.Members = append(req.Members, member)
+		}
+	}
+	if len(req.Members) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	client, err := kgo.NewClient(kgo.SeedBrokers(c.brokers...), kgo.Dialer(c.network.DialContext))
+	if err != nil {
+		panic(err) // the options are right
+	}
+	defer client.Close()
+	_, _ = req.RequestWith(ctx, client) // if the brokers are down, the group does not go on anyway
+}
+
+// session is how long a group waits for a member that it does not hear of: eventlog's.
+const session = 6 * time.Second
 
 // A coordinator gives producer ids as Kafka does, and tells no broker: kfake would fence an old epoch at once, where Kafka's partition
 // leaders do so when they see the new one.

@@ -162,6 +162,7 @@ func (l *link) dial(ctx context.Context, network, host string) (net.Conn, error)
 	}
 	c := &conn{link: l, to: host, pipe: pipe, done: make(chan struct{}), wake: make(chan struct{}, 1), sent: make(chan struct{}, 1)}
 	l.mu.Lock()
+	c.slow = l.rng.IntN(2) == 0
 	l.conns[c] = struct{}{}
 	dead := l.dead
 	l.mu.Unlock()
@@ -198,6 +199,7 @@ type conn struct {
 	closed   bool
 	swallow  bool // the answer that comes next is lost
 	fetches  bool // fetches go over it, and kgo sends nothing else there
+	slow     bool // lags, if the link does: not all connections do, or nobody would be behind the others
 	poisoned bool // bytes were lost on the way in: nothing arrives any more
 	read     deadline
 }
@@ -353,11 +355,11 @@ func (c *conn) pumpIn() {
 		n, err := c.pipe.Read(buf)
 		if n > 0 {
 			c.mu.Lock()
-			fetches := c.fetches
+			lags := c.fetches && c.slow
 			c.mu.Unlock()
 			c.link.mu.Lock()
 			wait := c.link.someLatency()
-			if fetches {
+			if lags {
 				wait += c.link.lag
 			}
 			c.link.mu.Unlock()

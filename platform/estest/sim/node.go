@@ -138,7 +138,13 @@ func (n *node) kill(wipe bool) error {
 		err = db.Close()
 	}
 	l.cancel()
-	n.ghosts.Go(func() { <-l.done })
+	n.ghosts.Go(func() {
+		<-l.done
+		if n.set.group != "" {
+			time.Sleep(session)
+			n.cluster.expire(n.set.group, l.name)
+		}
+	})
 	if wipe {
 		err = errors.Join(err, os.RemoveAll(n.dir))
 	}
@@ -175,7 +181,7 @@ func (l *life) run(ctx context.Context) {
 func (l *life) once(ctx context.Context) (err error) {
 	n := l.node
 	log, err := eventlog.Open(ctx, eventlog.Config{
-		Brokers: n.cluster.brokers, Env: "sim", Dial: l.link.dial, Logger: n.set.logger.With("node", n.name),
+		Brokers: n.cluster.brokers, Env: "sim", ClientID: l.name, Dial: l.link.dial, Logger: n.set.logger.With("node", n.name),
 		RequestTimeout: 300 * time.Millisecond, ConnectionTimeout: 500 * time.Millisecond, FetchWait: 100 * time.Millisecond,
 		TopicMissing: time.Second,
 	})

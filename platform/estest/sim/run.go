@@ -173,7 +173,7 @@ func (s *simulation) inflict(ctx context.Context, f step, rng *rand.Rand) {
 	case "late":
 		l.set(func(l *link) { l.late, l.lateCount = f.length, l.lateCount+1+f.n })
 	case "lag":
-		l.set(func(l *link) { l.lag = f.length / 4 })
+		l.set(func(l *link) { l.lag = f.length })
 		s.after(4*f.length, func() { l.set(func(l *link) { l.lag = 0 }) })
 	case "twice":
 		l.set(func(l *link) { l.twice += f.n })
