@@ -56,6 +56,7 @@ var only = map[string][]string{
 	"github.com/hamba/avro":              {"platform/contract"},
 	"github.com/riferrei/srclient":       {"platform/registry"},
 	"github.com/labstack/echo":           {"platform/rest", "services/shop/bench"}, // the bench compares with a bare Echo
+	"github.com/jackc/pgx":               {"services/shop/bench"},                  // and with an event store on PostgreSQL
 	"github.com/getkin/kin-openapi":      {"platform/estest/openapi"},
 	"github.com/pb33f/libopenapi":        {"platform/estest/openapi"},
 	"github.com/santhosh-tekuri":         {"platform/estest/openapi"},

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Measures the figures of docs/benchmarks.md. Arguments go to services/shop/bench, e.g. -quick -runs 1 -figures http,visible;
-# -o docs/benchmarks.md writes them there. The real Kafka is started and stopped by this alone, on ports and data of its own.
+# -o docs/benchmarks.md writes them there. The real Kafka and PostgreSQL are started and stopped by this alone, on ports and data of their own.
+# Needs Java 17 and Maven, and for the figure messagedb npm and PostgreSQL; installs message-db into deploy/ci/run, which git ignores, and as
+# root PostgreSQL from the system's packages if it is not there.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -9,6 +11,22 @@ data=bin/bench
 
 command -v java >/dev/null && command -v mvn >/dev/null || { echo "bench.sh: Java 17 and Maven are needed for the figures on a real Kafka" >&2; exit 1; }
 deploy/kafka/kafka.sh fetch
+
+# Without these only the figure messagedb fails, which says so.
+package=deploy/ci/message-db/package.json
+node=deploy/ci/run/message-db
+if command -v npm >/dev/null && ! cmp -s "$package" "$node/.installed"; then
+  rm -rf "$node"
+  mkdir -p "$node"
+  cp "$package" "$node/"
+  npm install --prefix "$node" --no-audit --no-fund --ignore-scripts --loglevel=error
+  cp "$package" "$node/.installed"
+fi
+postgres() { command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; }
+if ! postgres && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends postgresql
+fi
+
 mkdir -p bin
 go build -trimpath -o bin/shop ./services/shop
 go build -trimpath -o bin/shop-bench ./services/shop/bench

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"strconv"
 	"time"
 )
@@ -21,6 +22,11 @@ type conn struct {
 	out  []byte
 	id   []byte
 	body []byte
+
+	// Of the latest answer.
+	status   int
+	position string
+	after    time.Duration
 }
 
 func dial(ctx context.Context, addr string) (*conn, error) {
@@ -38,6 +44,11 @@ func dial(ctx context.Context, addr string) (*conn, error) {
 
 // post sends an order's command with a JSON body.
 func (c *conn) post(id []byte, body string) (position string, err error) {
+	c.request(id, body)
+	return c.exchange()
+}
+
+func (c *conn) request(id []byte, body string) {
 	b := append(c.out[:0], "POST /v1/orders/"...)
 	b = append(b, id...)
 	b = append(b, "/place HTTP/1.1\r\nHost: "...)
@@ -46,7 +57,6 @@ func (c *conn) post(id []byte, body string) (position string, err error) {
 	b = strconv.AppendInt(b, int64(len(body)), 10)
 	b = append(b, "\r\n\r\n"...)
 	c.out = append(b, body...)
-	return c.exchange()
 }
 
 // get sends a query that waits for a position.
@@ -67,49 +77,76 @@ func (c *conn) get(path, position string) error {
 var (
 	headerLength   = []byte("Content-Length: ")
 	headerPosition = []byte("Millrace-Position: ")
+	headerAfter    = []byte("Retry-After: ")
 )
 
 // exchange writes the request in out and reads the answer; any status but 200 is an error. The body is in c.body.
 func (c *conn) exchange() (position string, err error) {
-	if _, err := c.net.Write(c.out); err != nil {
+	if err := c.answer(); err != nil {
 		return "", err
+	}
+	if c.status != http.StatusOK {
+		return "", fmt.Errorf("%d: %s", c.status, c.body)
+	}
+	return c.position, nil
+}
+
+// try sends an order's command, and returns the status of whatever is answered, and how long the server wants to be left alone.
+func (c *conn) try(id []byte, body string) (status int, after time.Duration, err error) {
+	c.request(id, body)
+	err = c.answer()
+	return c.status, c.after, err
+}
+
+// answer writes the request in out and reads the answer.
+func (c *conn) answer() error {
+	c.position, c.after = "", 0
+	if _, err := c.net.Write(c.out); err != nil {
+		return err
 	}
 	line, err := c.in.ReadSlice('\n')
 	if err != nil {
-		return "", err
+		return err
 	}
-	ok := bytes.HasPrefix(line, []byte("HTTP/1.1 200 "))
-	status := string(bytes.TrimSpace(line[:min(len(line), 15)]))
+	if len(line) < 12 {
+		return fmt.Errorf("no status line: %q", line)
+	}
+	if c.status, err = strconv.Atoi(string(line[9:12])); err != nil {
+		return err
+	}
 	length := -1
 	for {
 		if line, err = c.in.ReadSlice('\n'); err != nil {
-			return "", err
+			return err
 		}
 		if line = bytes.TrimRight(line, "\r\n"); len(line) == 0 {
 			break
 		}
 		if v, found := bytes.CutPrefix(line, headerLength); found {
 			if length, err = strconv.Atoi(string(v)); err != nil {
-				return "", err
+				return err
 			}
 		} else if v, found := bytes.CutPrefix(line, headerPosition); found {
-			position = string(v)
+			c.position = string(v)
+		} else if v, found := bytes.CutPrefix(line, headerAfter); found {
+			n, err := strconv.Atoi(string(v))
+			if err != nil {
+				return err
+			}
+			c.after = time.Duration(n) * time.Second
 		}
 	}
 	if length < 0 {
-		return "", errors.New("an answer without Content-Length")
+		return errors.New("an answer without Content-Length")
 	}
 	if cap(c.body) < length {
 		c.body = make([]byte, length)
 	}
 	c.body = c.body[:length]
 	if _, err := io.ReadFull(c.in, c.body); err != nil {
-		return "", err
+		return err
 	}
-	if !ok {
-		return "", fmt.Errorf("%s: %s", status, c.body)
-	}
-	return position, nil
+	return nil
 }
 
 func (c *conn) close() { c.net.Close() }

@@ -35,12 +35,6 @@ func orders(ctx context.Context, addr, prefix string, connections, most int, len
 // drive sends numbered requests over a number of connections until so many are answered or so much time has passed, whichever comes
 // first and is not 0.
 func drive(ctx context.Context, addr string, connections, most int, length time.Duration, send func(c *conn, n int64) error) (load, error) {
-	var (
-		next atomic.Int64
-		wg   sync.WaitGroup
-		took = make([][]time.Duration, connections)
-		errs = make([]error, connections)
-	)
 	conns := make([]*conn, connections)
 	for i := range conns {
 		c, err := dial(ctx, addr)
@@ -50,8 +44,20 @@ func drive(ctx context.Context, addr string, connections, most int, length time.
 		defer c.close()
 		conns[i] = c
 	}
+	return closed(ctx, connections, most, length, func(caller int, n int64) error { return send(conns[caller], n) })
+}
+
+// closed has a number of callers do something numbered, each one thing after the other, until so much is done or so much time has passed,
+// whichever comes first and is not 0.
+func closed(ctx context.Context, callers, most int, length time.Duration, do func(caller int, n int64) error) (load, error) {
+	var (
+		next atomic.Int64
+		wg   sync.WaitGroup
+		took = make([][]time.Duration, callers)
+		errs = make([]error, callers)
+	)
 	began := time.Now()
-	for i, c := range conns {
+	for i := range callers {
 		wg.Go(func() {
 			for ctx.Err() == nil {
 				n := next.Add(1)
@@ -59,7 +65,7 @@ func drive(ctx context.Context, addr string, connections, most int, length time.
 				if most > 0 && n > int64(most) || length > 0 && now.Sub(began) > length {
 					return
 				}
-				if errs[i] = send(c, n); errs[i] != nil {
+				if errs[i] = do(i, n); errs[i] != nil {
 					return
 				}
 				took[i] = append(took[i], time.Since(now))

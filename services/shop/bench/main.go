@@ -47,6 +47,8 @@ type plan struct {
 	dir      string // for everything that is written; on a disk like that of production
 	profile  string // where CPU profiles go; "" = none
 	log      io.Writer
+
+	messagedb string // npm's package @eventide/message-db
 }
 
 // A figure is one group of rows that is measured together.
@@ -67,6 +69,9 @@ var figures = []figure{
 	{"registry", (*plan).registryFigure},
 	{"replicated", (*plan).replicated},
 	{"long", (*plan).long},
+	{"instances", (*plan).instances},
+	{"messagedb", (*plan).messageDB},
+	{"overload", (*plan).overload},
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
@@ -89,6 +94,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags.StringVar(&p.contract, "contract", "bin/contract.test", "the test binary of platform/contract")
 	flags.StringVar(&p.kafka, "kafka", "deploy/kafka/kafka.sh", "the script that starts a real Kafka")
 	flags.IntVar(&p.port, "kafka-port", 29392, "port of the real Kafka; it takes the next five too")
+	flags.StringVar(&p.messagedb, "messagedb", "deploy/ci/run/message-db/node_modules/@eventide/message-db", "the package message-db")
 	flags.StringVar(&p.sample, "sample", "services/shop/testdata/orders-sample.csv", "the file to import")
 	flags.StringVar(&p.dir, "dir", "bin/bench", "directory for all data; what is in it is removed")
 	flags.StringVar(&p.profile, "profile", "", "write CPU profiles to this directory, in one more run that does not count")
@@ -146,7 +152,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 // prepare makes the paths absolute, for processes get directories of their own, and the directory empty.
 func (p *plan) prepare() error {
-	for _, path := range []*string{&p.shop, &p.engine, &p.eventlog, &p.contract, &p.kafka, &p.sample, &p.dir, &p.profile} {
+	for _, path := range []*string{&p.shop, &p.engine, &p.eventlog, &p.contract, &p.kafka, &p.messagedb, &p.sample, &p.dir, &p.profile} {
 		if *path == "" {
 			continue
 		}
@@ -164,7 +170,7 @@ func (p *plan) prepare() error {
 	if err := os.RemoveAll(p.dir); err != nil {
 		return err
 	}
-	return os.MkdirAll(p.dir, 0o750)
+	return os.MkdirAll(p.dir, 0o755) //nolint:gosec // PostgreSQL runs as another user
 }
 
 // times is how much work to do: all of it, or a small part with -quick.
