@@ -55,7 +55,8 @@ var kinds = []string{
 
 // keys are the requests that the platform sends.
 var keys = []kmsg.Key{kmsg.Produce, kmsg.Produce, kmsg.Produce, kmsg.Fetch, kmsg.ListOffsets, kmsg.Metadata, kmsg.FindCoordinator,
-	kmsg.InitProducerID, kmsg.InitProducerID, kmsg.OffsetForLeaderEpoch, kmsg.DescribeConfigs, kmsg.ApiVersions}
+	kmsg.InitProducerID, kmsg.InitProducerID, kmsg.OffsetForLeaderEpoch, kmsg.DescribeConfigs, kmsg.ApiVersions,
+	kmsg.JoinGroup, kmsg.SyncGroup, kmsg.Heartbeat, kmsg.LeaveGroup, kmsg.OffsetFetch, kmsg.DescribeGroups}
 
 // codes are all error codes of Kafka.
 func codes() []int {
