@@ -8,7 +8,7 @@ KAFKA_PORT ?= 9092
 TEST_KAFKA_PORT ?= 19092
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test race fuzz lint generate verify kafka kafka-stop test-kafka test-clients test-registry-clients test-node bench clean
+.PHONY: help run build test race fuzz lint generate verify kafka kafka-stop test-kafka test-clients test-registry-clients test-node bench fault clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ test-node: ## let the published AsyncAPI parser check the catalogue of events (N
 
 bench: build ## measure the figures of docs/benchmarks.md (Java 17 and Maven for the rows on real Kafka)
 	@deploy/ci/bench.sh
+
+fault: ## look for broken promises under faults: simulated schedules, mutants, then FAULT_MINUTES (30) of real processes (Java 17 and Maven)
+	@deploy/ci/fault.sh
 
 clean: ## remove what was built
 	rm -rf $(BIN)
