@@ -3,6 +3,7 @@ package command
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,6 +22,11 @@ type Route struct {
 // Route returns which process decides the commands of a stream now.
 func (e *Engine[S, C, E]) Route(id es.StreamID) Route {
 	return e.partition(id).route.get()
+}
+
+// Owns reports whether a process that owns a partition, as far as this one knows, is reached at an address.
+func (e *Engine[S, C, E]) Owns(address string) bool {
+	return address != "" && slices.ContainsFunc(e.partitions, func(p *partition[S, C, E]) bool { return p.route.get().Owner.Address == address })
 }
 
 // Suspect says that the owner of a stream's partition does not exist any more: its machine answers, and nobody listens there. Unless

@@ -116,7 +116,8 @@ func (a *commandAPI[S, C, E]) outcome(ctx context.Context, r *rest.Request, op o
 		}
 		return look(ctx)
 	}
-	if err == nil && op.at != a.host.advertise {
+	// Whoever asks may have made the operation up: only an instance that owns something is asked, for it is shown the instances' secret.
+	if err == nil && op.at != a.host.advertise && a.engine.Owns(op.at) {
 		asking, cancel := context.WithTimeout(ctx, a.timeout/2)
 		defer cancel()
 		if resp, _, err := a.host.ask(asking, op.at, remote); err == nil && resp != nil {
