@@ -44,20 +44,24 @@ func (p *plan) overloadOn(ctx context.Context, kafka string) (rows []row, err er
 	addr := d.addr("http")
 	// The peak is the best of what some connections get, each of which waits for its answer.
 	length := time.Duration(p.times(5000, 1000)) * time.Millisecond
-	peak := 0.0
+	peak, least := 0.0, 0.0
 	for _, connections := range []int{64, 256, 1024} {
 		prefix := "peak-" + strconv.Itoa(connections) + "-"
 		if _, err := orders(ctx, addr, prefix+"warm-", connections, 0, length/5); err != nil {
 			return nil, err
 		}
-		l, err := orders(ctx, addr, prefix, connections, 0, length)
-		if err != nil {
+		before, err1 := cpu(d.pid())
+		l, err2 := orders(ctx, addr, prefix, connections, 0, length)
+		after, err3 := cpu(d.pid())
+		if err := errors.Join(err1, err2, err3); err != nil {
 			return nil, err
 		}
-		peak = max(peak, l.rate())
+		if l.rate() > peak {
+			peak, least = l.rate(), (after[0]-before[0]).Seconds()*1e6/float64(l.requests)
+		}
 	}
-	p.note("peak %.0f commands/s", peak)
 	var floods [2]flood
+	var work [2]float64
 	var memory [2][2]float64 // of each after a quarter of the time, and at the end
 	for i, f := range []struct {
 		length time.Duration
@@ -75,6 +79,11 @@ func (p *plan) overloadOn(ctx context.Context, kafka string) (rows []row, err er
 			memory[i][0], err = d.resident("VmRSS")
 			early <- err
 		})
+		profiled := func() error { return nil }
+		if p.profile != "" {
+			profiled = p.profiled(ctx, d, "overload-"+strconv.Itoa(i+1), f.length/2)
+		}
+		before, err1 := cpu(d.pid())
 		floods[i], err = arrive(ctx, addr, overloadConnections, overloadFactor*peak, f.length, func(c *conn, n int64) (int, time.Duration, error) {
 			c.id = f.id(c.id[:0], n)
 			return c.try(c.id, orderBody)
@@ -86,9 +95,13 @@ func (p *plan) overloadOn(ctx context.Context, kafka string) (rows []row, err er
 		if err := <-early; err != nil {
 			return nil, err
 		}
-		if memory[i][1], err = d.resident("VmRSS"); err != nil {
+		after, err2 := cpu(d.pid())
+		var err3 error
+		memory[i][1], err3 = d.resident("VmRSS")
+		if err := errors.Join(err1, err2, err3, profiled()); err != nil {
 			return nil, err
 		}
+		work[i] = (after[0] - before[0]).Seconds() * 1e6 / float64(floods[i].done)
 		p.note("%+v", floods[i])
 	}
 	spread, hot := floods[0], floods[1]
@@ -96,8 +109,10 @@ func (p *plan) overloadOn(ctx context.Context, kafka string) (rows []row, err er
 	one := func(v float64) []float64 { return []float64{v} }
 	return []row{
 		{what: "`shop serve orders`, real Kafka: most commands over HTTP, 64 to 1,024 connections", show: perSecond("commands"), values: one(peak)},
+		{what: "– its CPU time for each", show: microseconds, values: one(least)},
 		{what: fmt.Sprintf("– 5 × as many arrive for %.0f s, on 8,192 connections: commands done", spread.took.Seconds()), show: perSecond("commands"), values: one(spread.rate())},
 		{what: "– of the most", reach: "≥ 0.8 ×", reached: atLeast(0.8), show: ratio, values: one(spread.rate() / peak)},
+		{what: "– its CPU time for each command done", show: microseconds, values: one(work[0])},
 		{what: "– p50 of those done", show: milliseconds, values: one(spread.p50)},
 		{what: "– p99 of those done", show: milliseconds, values: one(spread.p99)},
 		{what: "– answered 503 with `Retry-After`, of those sent", show: share, values: one(100 * float64(spread.refused) / float64(spread.sent()))},
