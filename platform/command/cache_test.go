@@ -18,7 +18,7 @@ type bag struct {
 	Lines []bagLine
 	By    map[string]*bagLine
 	Any   any
-	flags [4]bool
+	Flags [4]bool
 }
 
 type bagLine struct {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/millrace/millrace/platform/es"
 	"github.com/millrace/millrace/platform/eventlog"
+	"github.com/millrace/millrace/platform/fault"
 )
 
 // Dispatch gets a request about a stream to the process that owns its partition: it calls here if this is the one, else there, and
@@ -14,8 +15,9 @@ import (
 // is true once an earlier attempt may have taken effect.
 //
 // here returns what Handle and the reads return. there returns nil once the owner has answered, whatever the answer; ErrElsewhere if the
-// request certainly did nothing there, ErrGone if nobody listens there any more, and any other error if that is not known. Its context
-// ends also when the partition gets another owner: what the old one has not written by then, it never will.
+// request certainly did nothing there, ErrGone if nobody listens there any more, ErrUnavailable if it is repeated and the owner does not
+// take it now, and any other error if it is not known what it did. Its context ends also when the partition gets another owner: what the
+// old one has not written by then, it never will.
 func (e *Engine[S, C, E]) Dispatch(ctx context.Context, id es.StreamID, here func(repeat bool) error, there func(ctx context.Context, owner eventlog.Identity, repeat bool) error) error {
 	var err error
 	open := false
@@ -25,10 +27,15 @@ func (e *Engine[S, C, E]) Dispatch(ctx context.Context, id es.StreamID, here fun
 		switch {
 		case r.Here:
 			err = here(open)
-			if !errors.Is(err, ErrElsewhere) && !errors.Is(err, ErrMoved) {
+			switch {
+			case errors.Is(err, ErrMoved):
+				open = true
+			case errors.Is(err, ErrElsewhere):
+			case open && fault.KindOf(err) == fault.Unavailable:
+				return e.undecided(id, err)
+			default:
 				return err
 			}
-			open = open || errors.Is(err, ErrMoved)
 		case r.Owner == (eventlog.Identity{}) || r.Owner.Address == "":
 			// Somebody will claim the partition.
 		default:
@@ -48,6 +55,8 @@ func (e *Engine[S, C, E]) Dispatch(ctx context.Context, id es.StreamID, here fun
 			switch {
 			case errors.Is(err, ErrGone):
 				e.Suspect(id, r.Owner)
+			case open && errors.Is(err, ErrUnavailable):
+				return e.undecided(id, err)
 			case !errors.Is(err, ErrElsewhere):
 				open = true
 			}
@@ -58,17 +67,24 @@ func (e *Engine[S, C, E]) Dispatch(ctx context.Context, id es.StreamID, here fun
 		case <-timer.C:
 			pause = min(2*pause, 200*time.Millisecond)
 		case <-e.stopped:
+			if open {
+				return e.undecided(id, err)
+			}
 			return errStopping
 		case <-ctx.Done():
 		}
 		timer.Stop()
 		if ctx.Err() != nil {
-			at := e.partition(id).at
 			if open {
-				return ErrOutcome.Because("%s changed hands, and the deadline passed before its new owner answered", at).
-					WithFix("repeat the command with the same Idempotency-Key").After(time.Second).Wrap(err)
+				return e.undecided(id, err)
 			}
-			return ErrUnavailable.Because("no owner of %s took the command in time; it will not take effect", at).After(time.Second).Wrap(err)
+			return ErrUnavailable.Because("no owner of %s took the command in time; it will not take effect", e.partition(id).at).After(time.Second).Wrap(err)
 		}
 	}
+}
+
+// undecided is the answer to a request of which an attempt may have taken effect, and which no later attempt got decided.
+func (e *Engine[S, C, E]) undecided(id es.StreamID, err error) error {
+	return ErrOutcome.Because("%s changed hands, and its new owner has not answered", e.partition(id).at).
+		WithFix("repeat the command with the same Idempotency-Key").After(time.Second).Wrap(err)
 }

@@ -197,7 +197,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	}
 	s.http.BaseContext = func(net.Listener) context.Context { return context.WithoutCancel(ctx) }
 	failed := make(chan error, 1)
-	var l net.Listener = s.listener
+	l := net.Listener(s.listener)
 	if s.o.TLS != nil {
 		l = tls.NewListener(l, s.o.TLS)
 	}

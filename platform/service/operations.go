@@ -120,7 +120,7 @@ func (a *commandAPI[S, C, E]) outcome(ctx context.Context, r *rest.Request, op o
 	if err == nil && op.at != a.host.advertise && a.engine.Owns(op.at) {
 		asking, cancel := context.WithTimeout(ctx, a.timeout/2)
 		defer cancel()
-		if resp, _, err := a.host.ask(asking, op.at, remote); err == nil && resp != nil {
+		if resp, _, err := a.host.ask(asking, op.at, remote, false); err == nil && resp != nil {
 			return resp, nil
 		}
 	}

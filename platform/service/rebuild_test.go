@@ -257,7 +257,7 @@ func (v *vault) breakFile(dir string, rnd *rand.Rand) string {
 	if err != nil {
 		v.t.Fatal(err)
 	}
-	what := ""
+	var what string
 	switch kind := rnd.IntN(5); {
 	case kind == 0:
 		what = "removed"

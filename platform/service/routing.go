@@ -41,7 +41,9 @@ func (a *commandAPI[S, C, E]) routed(next rest.Handler) rest.Handler {
 			}
 		}
 		if h.Method == http.MethodPost && r.Header("Idempotency-Key") == "" {
-			h.Header.Set("Idempotency-Key", rand.Text()) // each attempt is the same command
+			key := rand.Text() // each attempt is the same command
+			h.Header.Set("Idempotency-Key", key)
+			r.SetHeader("Idempotency-Key", key) // also if no owner answers: whoever is told to repeat it must know it
 		}
 		if h.Method == http.MethodGet && lines(r) {
 			if at := a.engine.Route(id); !at.Here && at.Owner.Address != "" {
@@ -101,7 +103,7 @@ func (a *commandAPI[S, C, E]) dispatch(ctx context.Context, id es.StreamID, here
 		if repeat {
 			r.Header = append(r.Header[:len(r.Header):len(r.Header)], forward.Field{Name: headerRepeat, Value: "1"})
 		}
-		resp, refused, err = a.host.ask(ctx, owner.Address, &r)
+		resp, refused, err = a.host.ask(ctx, owner.Address, &r, repeat)
 		return err
 	})
 	if err == nil {
@@ -111,8 +113,8 @@ func (a *commandAPI[S, C, E]) dispatch(ctx context.Context, id es.StreamID, here
 }
 
 // ask forwards a request to another instance. It returns the answer, or why the request can never be forwarded, or an error as
-// command.Engine.Dispatch wants it.
-func (h *host) ask(ctx context.Context, address string, r *forward.Request) (resp *rest.Response, refused, err error) {
+// command.Engine.Dispatch wants it. Of a repeat, "not now" is no answer: it says nothing of the attempt before.
+func (h *host) ask(ctx context.Context, address string, r *forward.Request, repeat bool) (resp *rest.Response, refused, err error) {
 	got, err := h.peers.Do(ctx, address, r)
 	switch {
 	case errors.Is(err, forward.ErrTooLarge), errors.Is(err, forward.ErrInvalid):
@@ -135,6 +137,9 @@ func (h *host) ask(ctx context.Context, address string, r *forward.Request) (res
 				return nil, nil, command.ErrMoved.Because("%s", address)
 			}
 		}
+	}
+	if repeat && got.Status == http.StatusServiceUnavailable {
+		return nil, nil, command.ErrUnavailable.Because("%s", address)
 	}
 	resp = &rest.Response{Status: got.Status, Header: make(http.Header, len(got.Header)), Body: got.Body, ContentType: got.Get("Content-Type")}
 	for _, f := range got.Header {

@@ -147,25 +147,6 @@ func answers() []Attempt {
 	}
 }
 
-// counts is a decider whose commands cause as many events as good has of them.
-func counts() Spec {
-	return Spec{Decide: func(state, payload any) (any, int, string) {
-		n, _ := state.(int)
-		switch p := payload.(type) {
-		case string:
-			if n < 3 {
-				return n, 0, p
-			}
-			return n, 0, ""
-		}
-		events := map[int]int{0: 1, 1: 2, 3: 1}[n]
-		if n == 3 { // n, then c
-			events = 0
-		}
-		return n + events, events, ""
-	}}
-}
-
 func TestAnswers(t *testing.T) {
 	conflict := func(call time.Duration, current int64) Attempt {
 		v := int64(77)

@@ -28,7 +28,6 @@ type instance struct {
 	ended   chan struct{} // of cmd
 	wanted  bool
 	exits   []string // how it ended by itself
-	stopped bool     // by a signal of pause
 	keeping sync.WaitGroup
 }
 
