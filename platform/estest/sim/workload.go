@@ -240,6 +240,9 @@ func dispatch[A any](ctx context.Context, w *workload, n *node, e *engine, strea
 		if errors.Is(r.err, command.ErrElsewhere) || errors.Is(r.err, command.ErrMoved) {
 			return r.err
 		}
+		if repeat && fault.KindOf(r.err) == fault.Unavailable {
+			return command.ErrUnavailable.Wrap(r.err) // "not now" says nothing of the attempt before
+		}
 		answer, refused = r.answer, r.err
 		return nil
 	})
