@@ -88,11 +88,15 @@ func newFleet(t testing.TB, partitions int32) *fleet {
 }
 
 // start adds an instance.
-func (f *fleet) start() *instance {
+func (f *fleet) start(change ...func(*eventlog.Config)) *instance {
 	f.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	log, err := eventlog.Open(ctx, eventlog.Config{Brokers: []string{f.addr}, Env: f.env})
+	cfg := eventlog.Config{Brokers: []string{f.addr}, Env: f.env}
+	for _, c := range change {
+		c(&cfg)
+	}
+	log, err := eventlog.Open(ctx, cfg)
 	if err != nil {
 		f.t.Fatal(err)
 	}

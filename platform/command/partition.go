@@ -148,6 +148,8 @@ func (p *partition[S, C, E]) run(ctx context.Context) error {
 			if time.Since(began) > 10*time.Second {
 				pause = 10 * time.Millisecond // two that take the partition from each other slow down
 			}
+		} else if errors.Is(err, eventlog.ErrFenced) {
+			p.wish.lost() // somebody else claims it at the same time
 		}
 		p.serving.Store(false)
 		if err = p.giveUp(ctx, err); err != nil || ctx.Err() != nil {
@@ -180,10 +182,10 @@ func (p *partition[S, C, E]) giveUp(ctx context.Context, reason error) error {
 		return fmt.Errorf("command: %s: %w", p.at, reason)
 	}
 	p.engine.cfg.Logger.Warn("partition lost", "partition", p.at.String(), "reason", reason, "wanted", p.wish.get())
-	p.route.set(p.engine.cfg.Group == "", eventlog.Identity{})
 	if !p.detached {
-		return p.recall() // whoever was the owner before the claim that failed, or became it meanwhile, has told so already
+		return nil // it was never had: the follower goes on, and knows the owner
 	}
+	p.route.set(p.engine.cfg.Group == "", eventlog.Identity{})
 	// What was acknowledged here must be in the store before the log is read after it.
 	if p.claimed {
 		if err := p.waitStored(ctx); err != nil {
@@ -197,6 +199,9 @@ func (p *partition[S, C, E]) giveUp(ctx context.Context, reason error) error {
 			return fmt.Errorf("command: %s: %w", p.at, err)
 		}
 		p.engine.cfg.Logger.Warn("what came after this owner is not known yet", "partition", p.at.String(), "reason", err)
+	}
+	if p.route.get().Owner != (eventlog.Identity{}) {
+		p.sendAway()
 	}
 	p.detached = false
 	p.engine.following.attach(p)
@@ -218,10 +223,7 @@ func (p *partition[S, C, E]) await(ctx context.Context) bool {
 		r := p.route.get()
 		if !r.Here && (!want || r.Owner != (eventlog.Identity{})) {
 			queue = p.queue
-			for _, q := range p.again {
-				q.answer <- result{err: errOpen(p.at)}
-			}
-			p.again = nil
+			p.sendAway()
 		}
 		select {
 		case q := <-queue:
@@ -233,6 +235,25 @@ func (p *partition[S, C, E]) await(ctx context.Context) bool {
 		case <-r.Changed:
 		case <-ctx.Done():
 			return false
+		}
+	}
+}
+
+// sendAway has everybody who waits here go to another owner. Nobody is kept for a later claim of this process: while another one was
+// the owner, who waits may have been told by it that his command will not take effect.
+func (p *partition[S, C, E]) sendAway() {
+	for _, q := range p.again {
+		q.answer <- result{err: errOpen(p.at)}
+	}
+	p.again = nil
+	for {
+		select {
+		case q := <-p.queue:
+			if q.state.CompareAndSwap(queued, admitted) {
+				q.answer <- result{err: p.moved()}
+			}
+		default:
+			return
 		}
 	}
 }
@@ -269,13 +290,13 @@ func (p *partition[S, C, E]) takeOver(ctx context.Context) error {
 	if err := probe(e.cfg.Store, p.at.Partition); err != nil {
 		return err
 	}
-	p.route.set(true, e.cfg.Identity)
 	began := time.Now()
 	owner, err := e.cfg.Log.Claim(ctx, e.cfg.Topic, p.at.Partition, e.cfg.Identity, e.cfg.Marks)
 	if err != nil {
 		return err
 	}
 	p.owner = owner
+	p.route.set(true, e.cfg.Identity) // not before: claiming takes as long as the coordinator lets it, and the old owner serves meanwhile
 	claimed := time.Now()
 	if err := e.following.detach(ctx, p); err != nil {
 		return err
@@ -286,6 +307,9 @@ func (p *partition[S, C, E]) takeOver(ctx context.Context) error {
 	}
 	e.cfg.Logger.Info("partition taken", "partition", p.at.String(), "claim", owner.Claimed().Offset, "claiming", claimed.Sub(began), "catching_up", time.Since(claimed))
 	p.acked.Store(p.stored.get())
+	if p.before != (eventlog.Identity{}) && e.cfg.Group != "" {
+		p.sendAway()
+	}
 	if before := p.before; before != (eventlog.Identity{}) && e.cfg.Succeed != nil {
 		telling, cancel := context.WithTimeout(ctx, succession)
 		e.cfg.Succeed(telling, before, p.at.Partition)
