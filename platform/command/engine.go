@@ -123,7 +123,10 @@ func (e *Engine[S, C, E]) Run(ctx context.Context) error {
 	// The storer outlives the partitions: what they append while draining must still be written.
 	storing := make(chan error, 1)
 	g, ctx := errgroup.WithContext(ctx)
-	context.AfterFunc(ctx, func() { close(e.stopping) })
+	context.AfterFunc(ctx, func() {
+		close(e.stopping)
+		e.storing.stop()
+	})
 	go func() { storing <- e.storing.run() }()
 	g.Go(func() error { return e.following.run(ctx) })
 	g.Go(func() error { return e.place(ctx) })

@@ -33,6 +33,7 @@ type storer struct {
 	jobs    []storeJob
 	bytes   int           // in jobs and in the transaction under way
 	closed  bool          // nothing is added any more
+	ending  bool          // nobody waits for room any more
 	urgent  chan struct{} // holds one: write now
 	arrived chan struct{} // holds one: jobs were added, or closed was set
 	room    sync.Cond     // bytes fell
@@ -57,7 +58,7 @@ func newStorer(db *store.DB, logger *slog.Logger) *storer {
 func (s *storer) add(j storeJob) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for s.bytes >= storeBehind && s.err == nil {
+	for s.bytes >= storeBehind && s.err == nil && !s.ending {
 		s.room.Wait()
 	}
 	s.jobs = append(s.jobs, j)
@@ -77,6 +78,14 @@ func (s *storer) error() error {
 
 // hurry ends the wait for more events.
 func (s *storer) hurry() { notify(s.urgent) }
+
+// stop lets go of those who wait for room: on a full disk there will be none, and what they still bring is little, and in the log.
+func (s *storer) stop() {
+	s.mu.Lock()
+	s.ending = true
+	s.mu.Unlock()
+	s.room.Broadcast()
+}
 
 func (s *storer) close() {
 	s.mu.Lock()
