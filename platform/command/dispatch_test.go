@@ -71,3 +71,33 @@ func TestOpenStaysOpen(t *testing.T) {
 		}
 	})
 }
+
+// TestSuspectWanted: what the group says is not made a guess by a suspicion.
+func TestSuspectWanted(t *testing.T) {
+	other := eventlog.Identity{Instance: "other", Address: "other:1"}
+	for _, state := range []int32{unwanted, wanted} {
+		e := idle(t)
+		p := e.partitions[0]
+		p.route.set(false, other)
+		p.wish.set(state)
+		e.Suspect("a", other)
+		e.scans.Wait()
+		if got, want := p.wish.state.Load(), max(state, guessed); got != want {
+			t.Errorf("wish %d, want %d", got, want)
+		}
+	}
+}
+
+// TestReadElsewhere: an instance that knows that another one has the partition answers no read from its own store, whenever it was the owner.
+func TestReadElsewhere(t *testing.T) {
+	e := idle(t)
+	p := e.partitions[0]
+	p.wish.set(wanted)
+	p.proven.Store(time.Now().UnixNano())
+	p.route.set(false, eventlog.Identity{Instance: "other", Address: "other:1"})
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if s, v, err := e.State(ctx, "a", nil); !errors.Is(err, ErrElsewhere) {
+		t.Errorf("%+v at %d, %v; want ErrElsewhere", s, v, err)
+	}
+}

@@ -244,7 +244,8 @@ func (e *Engine[S, C, E]) Metadata(ctx context.Context, id es.StreamID) (Metadat
 // view calls fn with a snapshot of the store that holds everything of the stream's partition that was acknowledged before.
 func (e *Engine[S, C, E]) view(ctx context.Context, id es.StreamID, fn func(*partition[S, C, E], *store.Reader) error) error {
 	p := e.partition(id)
-	if !p.fresh() {
+	// Who knows that it was deposed has no lease any more.
+	if !p.route.get().Here || !p.fresh() {
 		if _, err := e.ask(ctx, &Command[C]{Stream: id}, ask{confirm: true}); err != nil {
 			return err
 		}

@@ -90,6 +90,13 @@ func (w *wish) get() bool { return w.state.Load() != unwanted }
 // sure reports whether nobody else is expected to claim the partition.
 func (w *wish) sure() bool { return w.state.Load() == wanted }
 
+// guess has the partition claimed, if it is not to be anyway.
+func (w *wish) guess() {
+	if w.state.CompareAndSwap(unwanted, guessed) {
+		notify(w.called)
+	}
+}
+
 // lost takes back what was only a guess.
 func (w *wish) lost() { w.state.CompareAndSwap(guessed, unwanted) }
 
@@ -107,7 +114,7 @@ func (p *partition[S, C, E]) suspect(owner eventlog.Identity) {
 		}
 		if now := p.route.get(); !now.Here && now.Owner == owner {
 			p.engine.cfg.Logger.Warn("the owner of a partition is gone, claiming it", "partition", p.at.String(), "owner", owner.Address)
-			p.wish.set(guessed)
+			p.wish.guess()
 		}
 	})
 }
