@@ -27,7 +27,7 @@ func keys(_ context.Context, r *http.Request) (rest.Principal, error) {
 // TestNoRouteEscapes: every route of a process but those for health and the document is answered 401 to a stranger, 403 to somebody who
 // may nothing, and tells the rule what it is about.
 //
-// G22: Nothing is decided or read for somebody whom the application's rules do not know or do not allow.
+// G24: Nothing is decided or read for somebody whom the application's rules do not know or do not allow.
 func TestNoRouteEscapes(t *testing.T) {
 	var mu sync.Mutex
 	var asked []rest.Access
