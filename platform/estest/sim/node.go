@@ -43,11 +43,12 @@ type node struct {
 	set     settings
 	ghosts  sync.WaitGroup // lives that were killed and have not ended yet
 
-	mu   sync.Mutex
-	wire *link
-	life *life // nil = nothing runs here
-	n    uint64
-	ends []error // why instances ended by themselves
+	mu       sync.Mutex
+	wire     *link
+	life     *life // nil = nothing runs here
+	stopping *life // asked to stop, before the next one was started
+	n        uint64
+	ends     []error // why instances ended by themselves
 }
 
 // A life is a process and its successors: a supervisor starts another one when it ends by itself.
@@ -56,6 +57,7 @@ type life struct {
 	name   string // differs from that of every other life
 	link   *link
 	cancel context.CancelFunc
+	before *life         // ends first: it was asked to stop and has the disk until it has
 	killed chan struct{} // closed when it was killed
 	done   chan struct{} // closed when it has ended
 
@@ -82,14 +84,14 @@ func (n *node) start(ctx context.Context) {
 	n.n++
 	n.wire = newLink(n.cluster.network, n.set.seed, n.n<<8|uint64(n.name[len(n.name)-1]), n.set.most)
 	n.wire.brokers = n.cluster.unreachable()
-	l := &life{node: n, name: fmt.Sprint(n.name, ".", n.n), link: n.wire, cancel: cancel, killed: make(chan struct{}), done: make(chan struct{})}
-	n.life = l
+	l := &life{node: n, name: fmt.Sprint(n.name, ".", n.n), link: n.wire, cancel: cancel, killed: make(chan struct{}), done: make(chan struct{}), before: n.stopping}
+	n.life, n.stopping = l, nil
 	go l.run(ctx)
 }
 
 // stop asks the instance to end and waits until it has; an error if that takes longer than patience.
 func (n *node) stop() error {
-	l := n.leave()
+	l := n.leave(true)
 	if l == nil {
 		return nil
 	}
@@ -124,7 +126,7 @@ const patience = time.Minute
 
 // kill ends the instance as kill -9 does: nothing leaves it any more, and what is not in its store never gets there.
 func (n *node) kill(wipe bool) error {
-	l := n.leave()
+	l := n.leave(false)
 	if l == nil {
 		return nil
 	}
@@ -152,21 +154,28 @@ func (n *node) kill(wipe bool) error {
 }
 
 // leave takes the life out, so that start can begin another one.
-func (n *node) leave() *life {
+func (n *node) leave(stopping bool) *life {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	l := n.life
 	n.life = nil
+	if stopping && l != nil {
+		n.stopping = l
+	}
 	return l
 }
 
 func (l *life) run(ctx context.Context) {
 	defer close(l.done)
+	if l.before != nil {
+		<-l.before.done
+	}
 	for ctx.Err() == nil {
 		err := l.once(ctx)
 		if ctx.Err() != nil {
 			return
 		}
+		l.node.set.logger.Error("an instance has ended by itself", "node", l.node.name, "reason", err)
 		l.node.mu.Lock()
 		l.node.ends = append(l.node.ends, err)
 		l.node.mu.Unlock()

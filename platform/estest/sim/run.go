@@ -183,11 +183,11 @@ func (s *simulation) inflict(ctx context.Context, f step, rng *rand.Rand) {
 		}
 		s.after(f.length, func() { n.start(ctx) })
 	case "stop":
-		go func() { // a process that is asked to stop may take its time
+		n.ghosts.Go(func() { // a process that is asked to stop may take its time
 			if err := n.stop(); err != nil {
 				s.violate("Process", "%v", err)
 			}
-		}()
+		})
 		s.after(f.length, func() { n.start(ctx) })
 	case "start":
 		n.start(ctx)
