@@ -42,6 +42,7 @@ type Attempt struct {
 	Code         string  // of Refused: the refusal's code
 	Current      int64   // of Conflict: the version that the answer named
 	Events       []Ref   // of Read: all events of the stream
+	Note         string  // for people: what the client saw
 }
 
 // A Receipt is what a client was told of a command that took effect.

@@ -113,7 +113,7 @@ func (l *Log) Linearizable(history []Attempt, spec Spec, lease, limit time.Durat
 	for stream, ops := range streams {
 		switch porcupine.CheckOperationsTimeout(model, ops, limit) {
 		case porcupine.Illegal:
-			f.add("%q: no order of its %d operations explains the answers: %s", stream, len(ops), describe(ops))
+			f.add("%q: no order of its %d operations explains the answers: %s", stream, len(ops), describe(ops, stream, history))
 		case porcupine.Unknown:
 			f.add("%q: its %d operations were not decided in %v", stream, len(ops), limit)
 		}
@@ -151,13 +151,25 @@ func step(spec Spec, s state, op operation) (bool, any) {
 	return false, s
 }
 
-// describe lists the operations of a short history in the order of their calls.
-func describe(ops []porcupine.Operation) string {
+// describe lists the operations on a stream, and the attempts without an answer that may have to do with it.
+func describe(ops []porcupine.Operation, stream string, history []Attempt) string {
 	var b strings.Builder
 	for _, o := range ops {
 		op := o.Input.(operation)
-		fmt.Fprintf(&b, "\n  [%v..%v] %s %q %v expect %d: kind %d versions %d-%d, at %d %s",
-			time.Duration(o.Call), time.Duration(o.Return), op.who, op.command, op.payload, op.expect, op.kind, op.first, op.last, op.version, op.code)
+		fmt.Fprintf(&b, "\n  [%v..%v] %s %q %v expect %d: %v", time.Duration(o.Call), time.Duration(o.Return), op.who, op.command, op.payload, op.expect, op.kind)
+		switch {
+		case op.kind == Acked:
+			fmt.Fprintf(&b, ", versions %d-%d", op.first, op.last)
+		case op.version >= 0:
+			fmt.Fprintf(&b, ", at %d", op.version)
+		default:
+			fmt.Fprintf(&b, " %s", op.code)
+		}
+	}
+	for i := range history {
+		if a := &history[i]; a.Stream == stream && (a.Outcome == Unknown || a.Outcome == Absent) && a.Command != "" {
+			fmt.Fprintf(&b, "\n  [%v..] %s %q %v: %v %.200s", a.Call, a.Node, a.Command, a.Payload, a.Outcome, a.Note)
+		}
 	}
 	return b.String()
 }

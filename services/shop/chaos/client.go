@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"strconv"
 	"strings"
 	"sync"
@@ -226,10 +227,17 @@ func (l *load) read(ctx context.Context, client, addr, stream string, wait time.
 	return a.Outcome
 }
 
+// errUnheard says that a request reached nobody.
+var errUnheard = errors.New("nobody listens")
+
 // ask makes one HTTP request.
 func (l *load) ask(ctx context.Context, method, url, body string, headers map[string]string, wait time.Duration) (status int, answer []byte, header http.Header, err error) {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
+	// Go's transport sends a request with an Idempotency-Key again when a connection breaks: only if there never was one is it certain
+	// that nobody heard it.
+	connected := false
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected = true }})
 	req, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
 	if err != nil {
 		return 0, nil, nil, err
@@ -239,6 +247,10 @@ func (l *load) ask(ctx context.Context, method, url, body string, headers map[st
 	}
 	resp, err := l.http.Do(req)
 	if err != nil {
+		var dial *net.OpError
+		if !connected && errors.As(err, &dial) && dial.Op == "dial" {
+			err = fmt.Errorf("%w: %w", errUnheard, err)
+		}
 		return 0, nil, nil, err
 	}
 	defer resp.Body.Close()
@@ -248,7 +260,6 @@ func (l *load) ask(ctx context.Context, method, url, body string, headers map[st
 
 // judge translates an answer.
 func (l *load) judge(a *check.Attempt, status int, body []byte, header http.Header, err error) {
-	var dial *net.OpError
 	var problem struct {
 		Code    string `json:"code"`
 		Current *int64 `json:"current_version"`
@@ -260,10 +271,10 @@ func (l *load) judge(a *check.Attempt, status int, body []byte, header http.Head
 		}
 	}
 	switch {
-	case errors.As(err, &dial) && dial.Op == "dial":
-		a.Outcome = check.Absent // nobody heard it
+	case errors.Is(err, errUnheard):
+		a.Outcome, a.Note = check.Absent, err.Error()
 	case err != nil:
-		a.Outcome, a.Return = check.Unknown, check.Forever
+		a.Outcome, a.Return, a.Note = check.Unknown, check.Forever, err.Error()
 	case status == http.StatusOK:
 		l.receipt(a, body, header)
 	case status == http.StatusPreconditionFailed && problem.Current != nil:
@@ -273,7 +284,7 @@ func (l *load) judge(a *check.Attempt, status int, body []byte, header http.Head
 	case status == http.StatusUnprocessableEntity, status == http.StatusConflict, status == http.StatusNotFound:
 		a.Outcome, a.Code = check.Refused, problem.Code
 	case status == http.StatusServiceUnavailable:
-		a.Outcome = check.Absent
+		a.Outcome, a.Note = check.Absent, string(body)
 	case status == http.StatusGatewayTimeout:
 		a.Outcome, a.Return = check.Unknown, check.Forever
 	default:
