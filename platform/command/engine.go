@@ -32,6 +32,7 @@ type Config struct {
 	Succeed func(ctx context.Context, before eventlog.Identity, partition int32)
 
 	Queue        int           // commands that wait for one partition before more are refused; default 4096
+	Patience     time.Duration // no more are let in than are answered within this time, as far as that is known; default 2 s
 	BatchRecords int           // events in one write; default 4096
 	BatchBytes   int           // bytes of one write; default 900 KiB; never more than the topic takes
 	Streams      int           // streams kept in memory, over all partitions; default 131072
@@ -54,6 +55,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.AckTimeout <= 0 {
 		c.AckTimeout = 3 * time.Second
+	}
+	if c.Patience <= 0 {
+		c.Patience = 2 * time.Second
 	}
 	if c.Lease <= 0 {
 		c.Lease = 3 * time.Second
@@ -179,6 +183,9 @@ func (e *Engine[S, C, E]) Serves() int {
 // Handle decides c and returns its receipt once its events are in the log for good, or the reason why nothing was appended.
 // If ctx ends first, ErrUnavailable says that c will not take effect and ErrOutcome that it may: repeat it under the same id.
 func (e *Engine[S, C, E]) Handle(ctx context.Context, c Command[C]) (Receipt, error) {
+	if p := e.partition(c.Stream); p.admission.full() {
+		return Receipt{}, overloaded(p.at, p.admission.waiting.Load()) // before it is worked on
+	}
 	if err := c.prepare(time.Now()); err != nil {
 		return Receipt{}, err
 	}
@@ -214,17 +221,21 @@ func (e *Engine[S, C, E]) request(ctx context.Context, p *partition[S, C, E], c 
 	if since := p.waiting.Load(); since != 0 && time.Since(time.Unix(0, since)) > e.cfg.AckTimeout {
 		return Receipt{}, ErrUnavailable.Because("%s: no broker has confirmed a write for %v", p.at, e.cfg.AckTimeout).After(time.Second)
 	}
+	if !p.admission.enter(what.surely) {
+		return Receipt{}, overloaded(p.at, p.admission.waiting.Load())
+	}
+	defer p.admission.leave()
 	r, ok := e.requests.Get().(*request[C])
 	if !ok {
 		r = &request[C]{answer: make(chan result, 1)}
 	}
-	r.ctx, r.command, r.lookup, r.confirm, r.surely = ctx, *c, what.lookup, what.confirm, what.surely
+	r.ctx, r.command, r.lookup, r.confirm, r.surely, r.since = ctx, *c, what.lookup, what.confirm, what.surely, time.Now()
 	select {
 	case p.queue <- r:
 	case <-e.stopped:
 		return Receipt{}, errStopping
 	default:
-		return Receipt{}, ErrOverloaded.Because("%d wait for %s", cap(p.queue), p.at).After(time.Second)
+		return Receipt{}, overloaded(p.at, int64(cap(p.queue)))
 	}
 	select {
 	case a := <-r.answer:
