@@ -102,7 +102,7 @@ func (p *plan) overloadOn(ctx context.Context, kafka string) (rows []row, err er
 			return nil, err
 		}
 		work[i] = (after[0] - before[0]).Seconds() * 1e6 / float64(floods[i].done)
-		p.note("%+v", floods[i])
+		p.note("%+v", floods[i]) // also of what is no row
 	}
 	spread, hot := floods[0], floods[1]
 	share := func(v float64) string { return fmt.Sprintf("%.1f %%", v) }
@@ -139,8 +139,9 @@ func onePartition(to []byte, n int64) []byte {
 
 // A flood is what became of commands that arrived whether or not there was room.
 type flood struct {
-	arrived, left         int64 // left = found all connections busy
-	done, refused, failed int64 // refused = 503 with Retry-After
+	arrived, left         int64  // left = found all connections busy
+	done, refused, failed int64  // refused = 503 with Retry-After
+	failure               string // one of those that failed
 	took                  time.Duration
 	p50, p99              float64 // of those done, in ms
 }
@@ -154,6 +155,7 @@ func arrive(ctx context.Context, addr string, connections int, rate float64, len
 	var (
 		f                     flood
 		done, refused, failed atomic.Int64
+		failure               atomic.Pointer[string]
 		wg                    sync.WaitGroup
 		arrivals              = make(chan int64)
 		took                  = make([][]time.Duration, connections)
@@ -181,6 +183,8 @@ func arrive(ctx context.Context, addr string, connections int, rate float64, len
 				switch {
 				case err != nil:
 					failed.Add(1)
+					text := err.Error()
+					failure.Store(&text)
 					c.close()
 					fresh, err := dial(ctx, addr)
 					if err != nil {
@@ -198,6 +202,8 @@ func arrive(ctx context.Context, addr string, connections int, rate float64, len
 					}
 				default:
 					failed.Add(1)
+					text := string(c.body)
+					failure.Store(&text)
 				}
 			}
 		})
@@ -218,6 +224,9 @@ func arrive(ctx context.Context, addr string, connections int, rate float64, len
 	}
 	f.took = time.Since(began)
 	f.done, f.refused, f.failed = done.Load(), refused.Load(), failed.Load()
+	if text := failure.Load(); text != nil {
+		f.failure = *text
+	}
 	close(arrivals)
 	wg.Wait()
 	all := slices.Concat(took...)

@@ -33,7 +33,7 @@ type process struct {
 }
 
 // readyTime is how long a process may take until it is ready.
-const readyTime = 5 * time.Minute
+const readyTime = 15 * time.Minute
 
 // anyPorts lets a process choose its ports.
 var anyPorts = []string{"--http-addr", "127.0.0.1:0", "--registry-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"}
