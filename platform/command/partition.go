@@ -21,7 +21,6 @@ type request[C any] struct {
 	lookup  bool
 	confirm bool // asks only whether this process is still the owner
 	surely  bool // now, not within the lease
-	since   time.Time
 	retried bool // admitted before, under an owner that was deposed since
 	state   atomic.Int32
 	answer  chan result // holds one
@@ -38,8 +37,6 @@ type partition[S, C, E any] struct {
 	engine *Engine[S, C, E]
 	at     es.TopicPartition
 	queue  chan *request[C]
-
-	admission *admission
 
 	route   *routing
 	wish    *wish
@@ -117,17 +114,16 @@ type wait[C any] struct {
 
 func newPartition[S, C, E any](e *Engine[S, C, E], id int32) *partition[S, C, E] {
 	p := &partition[S, C, E]{
-		engine:    e,
-		at:        es.TopicPartition{Topic: e.cfg.Topic.Name, Partition: id},
-		queue:     make(chan *request[C], e.cfg.Queue),
-		admission: newAdmission(e.cfg.Patience),
-		ready:     make(chan struct{}),
-		began:     -1,
-		route:     newRouting(),
-		wish:      newWish(),
-		warm:      newWarmth(),
-		single:    make(map[string][]string),
-		stored:    newProgress(),
+		engine: e,
+		at:     es.TopicPartition{Topic: e.cfg.Topic.Name, Partition: id},
+		queue:  make(chan *request[C], e.cfg.Queue),
+		ready:  make(chan struct{}),
+		began:  -1,
+		route:  newRouting(),
+		wish:   newWish(),
+		warm:   newWarmth(),
+		single: make(map[string][]string),
+		stored: newProgress(),
 	}
 	if e.cfg.Group == "" {
 		p.route.set(true, e.cfg.Identity) // nobody else is to have it
@@ -473,7 +469,7 @@ func (p *partition[S, C, E]) serve(ctx context.Context) error {
 			// The partition may have had other owners since this one was last to have it, and if nobody asks here, nothing would tell:
 			// whoever asks is sent to them. Have the log say.
 			if p.wish.sure() {
-				p.filling.waits = append(p.filling.waits, wait[C]{request: &request[C]{answer: make(chan result, 1)}, repeat: -1})
+				p.filling.waits = append(p.filling.waits, wait[C]{request: &request[C]{ctx: ctx, confirm: true, surely: true, answer: make(chan result, 1)}, repeat: -1})
 			}
 		case <-p.owner.Lost():
 			if p.flying != nil {
@@ -788,9 +784,6 @@ func (p *partition[S, C, E]) confirm(base int64) {
 	p.flying = nil
 	if b.encoded.Len() > 0 {
 		p.acked.Store(base + int64(b.encoded.Len()))
-	}
-	if len(b.taken) > 0 && !b.taken[0].request.retried {
-		p.admission.answered(time.Since(b.taken[0].request.since))
 	}
 	cursor := p.owner.Cursor()
 	b.encoded.Reset()
