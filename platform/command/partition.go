@@ -21,6 +21,7 @@ type request[C any] struct {
 	lookup  bool
 	confirm bool // asks only whether this process is still the owner
 	surely  bool // now, not within the lease
+	since   time.Time
 	retried bool // admitted before, under an owner that was deposed since
 	state   atomic.Int32
 	answer  chan result // holds one
@@ -37,6 +38,8 @@ type partition[S, C, E any] struct {
 	engine *Engine[S, C, E]
 	at     es.TopicPartition
 	queue  chan *request[C]
+
+	admission *admission
 
 	route   *routing
 	wish    *wish
@@ -114,16 +117,17 @@ type wait[C any] struct {
 
 func newPartition[S, C, E any](e *Engine[S, C, E], id int32) *partition[S, C, E] {
 	p := &partition[S, C, E]{
-		engine: e,
-		at:     es.TopicPartition{Topic: e.cfg.Topic.Name, Partition: id},
-		queue:  make(chan *request[C], e.cfg.Queue),
-		ready:  make(chan struct{}),
-		began:  -1,
-		route:  newRouting(),
-		wish:   newWish(),
-		warm:   newWarmth(),
-		single: make(map[string][]string),
-		stored: newProgress(),
+		engine:    e,
+		at:        es.TopicPartition{Topic: e.cfg.Topic.Name, Partition: id},
+		queue:     make(chan *request[C], e.cfg.Queue),
+		admission: newAdmission(e.cfg.Patience),
+		ready:     make(chan struct{}),
+		began:     -1,
+		route:     newRouting(),
+		wish:      newWish(),
+		warm:      newWarmth(),
+		single:    make(map[string][]string),
+		stored:    newProgress(),
 	}
 	if e.cfg.Group == "" {
 		p.route.set(true, e.cfg.Identity) // nobody else is to have it
@@ -784,6 +788,9 @@ func (p *partition[S, C, E]) confirm(base int64) {
 	p.flying = nil
 	if b.encoded.Len() > 0 {
 		p.acked.Store(base + int64(b.encoded.Len()))
+	}
+	if len(b.taken) > 0 && !b.taken[0].request.retried {
+		p.admission.answered(time.Since(b.taken[0].request.since))
 	}
 	cursor := p.owner.Cursor()
 	b.encoded.Reset()
