@@ -200,7 +200,17 @@ func CheckStore(ctx context.Context, log *eventlog.Client, topic eventlog.Topic,
 	if err != nil || len(cursors) == 0 {
 		return err
 	}
-	source, err := log.NewSource(ctx, cursors...)
+	// A broker that is away for a moment is no reason not to start.
+	var source *eventlog.Source
+	for pause := 20 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		if source, err = log.NewSource(ctx, cursors...); err == nil || !errors.Is(err, eventlog.ErrRead) || ctx.Err() != nil {
+			break
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+		}
+	}
 	if err != nil {
 		return err
 	}
