@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/platform/eventlog"
+	"github.com/millrace/millrace/platform/store"
 )
 
 // A gate holds back what is written to its connections while it is shut.
@@ -74,25 +75,52 @@ func TestNothingWaitsForAnotherClaim(t *testing.T) {
 	if err := handle(one, "k", credit{Amount: 100}); err != nil {
 		t.Fatal(err)
 	}
-	for n := range 5 {
+	moved := func(err error) bool { return errors.Is(err, ErrMoved) || errors.Is(err, ErrElsewhere) }
+	for n, proved := 0, 0; proved < 3; n++ {
 		until(t, "followed", func() bool { return q.warm.is() && p.serving.Load() })
+		noticed := p.route.get().Changed
 		one.gone.Store(true) // nobody tells it that it was deposed
 		q.wish.set(guessed)
-		until(t, "taken", q.serving.Load)
+		until(t, "taken", func() bool { return q.serving.Load() || !q.wish.get() })
 		one.gone.Store(false)
 		order := fmt.Sprint("order-", n)
-		if err := handle(two, fmt.Sprint("empty-", n), sweep{}); err != nil {
+		if err := handle(two, fmt.Sprint("empty-", n), sweep{}); moved(err) {
+			continue // the first took it back
+		} else if err != nil {
 			t.Fatal(err)
 		}
-		if err := handle(two, order, debit{Amount: 50}); !errors.Is(err, errOverdrawn) {
+		if err := handle(two, order, debit{Amount: 50}); moved(err) {
+			continue
+		} else if !errors.Is(err, errOverdrawn) {
 			t.Fatalf("%s: %v", order, err)
 		}
-		if err := handle(two, fmt.Sprint("full-", n), credit{Amount: 100}); err != nil {
+		if err := handle(two, fmt.Sprint("full-", n), credit{Amount: 100}); moved(err) {
+			continue
+		} else if err != nil {
 			t.Fatal(err)
 		}
+		select {
+		case <-noticed:
+			continue
+		default:
+		}
 		// The first attempt, which was on its way all the time.
-		if err := handle(one, order, debit{Amount: 50}); !errors.Is(err, ErrMoved) {
+		if err := handle(one, order, debit{Amount: 50}); !moved(err) {
 			t.Errorf("%s took effect after it was refused: %v", order, err)
 		}
+		proved++
+	}
+}
+
+// TestDeposedWhenAsked: an owner that finds that it was deposed when it is to have its partition again goes on.
+func TestDeposedWhenAsked(t *testing.T) {
+	r := newRig(t, func(r *rig) { r.cfg.Topic.Partitions = 1 })
+	r.mustSend("a", "k-1", credit{Amount: 1})
+	two, _, _ := r.second(r.openStore(store.Options{}))
+	until(t, "taken", func() bool { return two.Serves() == 1 })
+	r.engine.partitions[0].wish.set(wanted)
+	until(t, "noticed", func() bool { return two.Confirm(t.Context(), 0) == nil && r.engine.Serves() == 1 })
+	if _, err := r.send("a", "k-2", credit{Amount: 1}); err != nil {
+		t.Error(err)
 	}
 }
