@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -85,7 +86,10 @@ func newHost(a App, c Config, logger *slog.Logger) *host {
 	h.forwarded = forward.NewServer(h.http, o)
 	h.http.Mount(forward.Path, h.forwarded)
 	h.http.Handle(http.MethodPost, succeedPath, h.succeeded)
-	h.streams = &http.Transport{MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute, DisableCompression: true}
+	h.streams = &http.Transport{
+		DialContext:         (&net.Dialer{Timeout: 3 * time.Second}).DialContext,
+		MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute, DisableCompression: true, ResponseHeaderTimeout: c.CommandTimeout + time.Second,
+	}
 	h.closers = append(h.closers, func() error {
 		h.peers.Close()
 		h.streams.CloseIdleConnections()
