@@ -9,6 +9,7 @@ import (
 type Run struct {
 	Log     *Log
 	History []Attempt
+	Began   time.Time // from when the times of History count
 	Spec    Spec
 	Lease   time.Duration    // how old an answer that appends nothing may be
 	Limit   time.Duration    // of real time, for the linearizability of one stream
@@ -23,7 +24,7 @@ func (r *Run) All() []Violation { return r.Judge(r.History) }
 func (r *Run) Judge(sent []Attempt) []Violation {
 	l := r.Log
 	lists := [][]Violation{
-		l.Epochs(), l.Versions(), l.Once(), l.Acked(r.History), Receipts(r.History), l.Absent(r.History), l.Strangers(sent),
+		l.Epochs(), l.Versions(), l.Once(), l.Acked(r.History), Receipts(r.History), l.Absent(r.History, r.Began), l.Strangers(sent),
 		l.Reads(r.History), l.Stale(r.History, r.Lease), l.Linearizable(r.History, r.Spec, r.Lease, r.Limit),
 	}
 	if r.Stores != nil {

@@ -156,15 +156,19 @@ func TestAnswers(t *testing.T) {
 		more []Attempt
 		want []string
 	}{
-		"nothing wrong":                       {nil, nil},
-		"the same receipt":                    {[]Attempt{got("s", "a", 9*second, 10*second, receiptOf("s", "a", 1, 1, 1))}, nil},
-		"another receipt":                     {[]Attempt{got("s", "a", 9*second, 10*second, receiptOf("s", "a", 2, 1, 1))}, []string{"Acked", "Receipts"}},
-		"a lost command":                      {[]Attempt{got("s", "x", 9*second, 10*second, receiptOf("s", "x", 10, 5, 1))}, []string{"Acked"}},
-		"a lost note":                         {[]Attempt{got("s", "x", 9*second, 10*second, receiptOf("s", "x", 10, 5, 0))}, []string{"Acked"}},
-		"another payload":                     {[]Attempt{{Stream: "s", Command: "a", Payload: 2, Outcome: Acked, Receipt: receiptOf("s", "a", 1, 1, 1)}}, []string{"Receipts"}},
-		"refused, and in the log":             {[]Attempt{{Stream: "u", Command: "c", Outcome: Absent}}, nil},
-		"a short read":                        {[]Attempt{{Stream: "s", Call: 3*second + second/2, Return: 4 * second, Outcome: Read, Events: []Ref{{"sa0", "T", 1}}}}, []string{"Stale"}},
-		"a read within the lease":             {[]Attempt{{Stream: "s", Call: 3*second + second/10, Return: 4 * second, Outcome: Read, Events: []Ref{{"sa0", "T", 1}}}}, nil},
+		"nothing wrong":           {nil, nil},
+		"the same receipt":        {[]Attempt{got("s", "a", 9*second, 10*second, receiptOf("s", "a", 1, 1, 1))}, nil},
+		"another receipt":         {[]Attempt{got("s", "a", 9*second, 10*second, receiptOf("s", "a", 2, 1, 1))}, []string{"Acked", "Receipts"}},
+		"a lost command":          {[]Attempt{got("s", "x", 9*second, 10*second, receiptOf("s", "x", 10, 5, 1))}, []string{"Acked"}},
+		"a lost note":             {[]Attempt{got("s", "x", 9*second, 10*second, receiptOf("s", "x", 10, 5, 0))}, []string{"Acked"}},
+		"another payload":         {[]Attempt{{Stream: "s", Command: "a", Payload: 2, Outcome: Acked, Receipt: receiptOf("s", "a", 1, 1, 1)}}, []string{"Receipts"}},
+		"refused, and in the log": {[]Attempt{{Stream: "u", Command: "c", Outcome: Absent}}, nil},
+		"a short read":            {[]Attempt{{Stream: "s", Call: 3*second + second/2, Return: 4 * second, Outcome: Read, Events: []Ref{{"sa0", "T", 1}}}}, []string{"Stale"}},
+		"a read within the lease": {[]Attempt{
+			{Stream: "s", Call: 6 * second, Return: 6 * second, Outcome: Conflict, Current: 4},
+			{Stream: "s", Call: 6*second + second/10, Return: 7 * second, Outcome: Read, Events: []Ref{{"sa0", "T", 1}, {"sb0", "T", 2}, {"sb1", "T", 3}}},
+		}, nil},
+		"an old read of the same owner":       {[]Attempt{{Stream: "s", Call: 3*second + second/10, Return: 4 * second, Outcome: Read, Events: []Ref{{"sa0", "T", 1}}}}, []string{"Stale"}},
 		"a read of something else":            {[]Attempt{{Stream: "t", Call: 4 * second, Return: 5 * second, Outcome: Read, Events: []Ref{{"sa0", "T", 1}}}}, []string{"Reads"}},
 		"a read of too much":                  {[]Attempt{{Stream: "t", Call: 4 * second, Return: 5 * second, Outcome: Read, Events: []Ref{{"ta0", "T", 1}, {"tb0", "T", 2}}}}, []string{"Reads"}},
 		"an old conflict":                     {[]Attempt{conflict(5*second, 1)}, []string{"Stale"}},
@@ -174,11 +178,18 @@ func TestAnswers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			l := NewLog(good(), nil)
 			h := append(answers(), c.more...)
-			expect(t, slices.Concat(l.Acked(h), Receipts(h), l.Absent(h), l.Reads(h), l.Stale(h, 200*time.Millisecond)), c.want...)
+			expect(t, slices.Concat(l.Acked(h), Receipts(h), l.Absent(h, time.Time{}), l.Reads(h), l.Stale(h, 200*time.Millisecond)), c.want...)
 		})
 	}
 	l := NewLog(good(), nil)
-	expect(t, l.Absent([]Attempt{{Stream: "s", Command: "c", Outcome: Absent}}), "Absent")
+	expect(t, l.Absent([]Attempt{{Stream: "s", Command: "c", Outcome: Absent}}, time.Time{}), "Absent")
+	log := good()
+	log[9].Time = time.Unix(100, 0)
+	l = NewLog(log, nil)
+	for after, want := range map[time.Duration][]string{99 * time.Second: nil, 101 * time.Second: {"Absent"}} {
+		h := []Attempt{{Stream: "s", Command: "c", Payload: 1, Outcome: Absent}, {Stream: "s", Command: "c", Payload: 1, Call: after, Outcome: Acked}}
+		expect(t, l.Absent(h, time.Unix(0, 0)), want...)
+	}
 	expect(t, l.Strangers(answers()))
 	expect(t, l.Strangers(answers()[1:]), "Strangers")
 }

@@ -128,24 +128,35 @@ func Receipts(history []Attempt) []Violation {
 	return f.list
 }
 
-// Absent checks that a command is not in the log that clients were told of, in each attempt, that it did not take effect.
-func (l *Log) Absent(history []Attempt) []Violation {
+// Absent checks that no command took effect by an attempt of which the client was told that it will not: it is not in the log, or it is
+// there not before another attempt was made that can have put it there. The attempts' times count from began.
+func (l *Log) Absent(history []Attempt, began time.Time) []Violation {
 	f := found{checker: "Absent"}
-	may := map[commandKey]bool{}
+	may := map[commandKey]time.Duration{} // when the first attempt was made that can have taken effect
 	told := map[commandKey]*Attempt{}
 	for i := range history {
 		a := &history[i]
 		k := commandKey{a.Stream, a.Command}
 		switch a.Outcome {
 		case Acked, Unknown:
-			may[k] = true
-		case Absent, Refused, Conflict, Reused, NotFound:
+			if a.Payload == nil {
+				continue // a look-up causes nothing
+			}
+			if first, ok := may[k]; !ok || a.Call < first {
+				may[k] = a.Call
+			}
+		case Absent, Refused, Conflict, Reused:
 			told[k] = a
 		}
 	}
 	for k, a := range told {
-		if events := l.commands[k]; !may[k] && k.id != "" && len(events) > 0 {
-			f.add("%q on %q was told %v by %s, and is in the log: %s", k.id, k.stream, a.Outcome, a.Node, at(events))
+		events := l.commands[k]
+		if k.id == "" || len(events) == 0 {
+			continue
+		}
+		// Stamps have milliseconds.
+		if first, ok := may[k]; !ok || !events[0].Time.IsZero() && events[0].Time.Add(time.Millisecond).Before(began.Add(first)) {
+			f.add("%q on %q was told %v by %s, and took effect: %s", k.id, k.stream, a.Outcome, a.Node, at(events))
 		}
 	}
 	return f.list
@@ -188,8 +199,8 @@ func (l *Log) Reads(history []Attempt) []Violation {
 	return f.list
 }
 
-// Stale checks that no answer that appended nothing was older than the lease when it was asked for: an event that somebody had been told
-// of so long before must have been known.
+// Stale checks that no answer that appended nothing was older than the lease when it was asked for, and that none was old at all unless
+// the partition had got another owner meanwhile: an event that somebody had been told of before must have been known.
 func (l *Log) Stale(history []Attempt, lease time.Duration) []Violation {
 	f := found{checker: "Stale"}
 	// When the first client knew of each event, by stream and version.
@@ -240,10 +251,29 @@ func (l *Log) Stale(history []Attempt, lease time.Duration) []Violation {
 			continue // Refused and Reused name no version: Linearizable judges them
 		}
 		k := known[a.Stream]
-		if version < int64(len(k)) && k[version] < a.Call-lease {
+		switch {
+		case version >= int64(len(k)) || k[version] >= a.Call:
+		case k[version] < a.Call-lease:
 			f.add("%s answered %q on %q from version %d at %v..%v, version %d was known at %v: %v before, the lease is %v",
 				a.Node, a.Command, a.Stream, version, a.Call, a.Return, version+1, k[version], a.Call-k[version], lease)
+		case !l.claimed(a.Stream, version):
+			f.add("%s answered %q on %q from version %d at %v..%v, version %d was known at %v, and the owner was the same",
+				a.Node, a.Command, a.Stream, version, a.Call, a.Return, version+1, k[version])
 		}
 	}
 	return f.list
+}
+
+// claimed reports whether there is a claim between a version of a stream and the next one.
+func (l *Log) claimed(stream string, version int64) bool {
+	events := l.Streams[stream]
+	if version >= int64(len(events)) {
+		return true // known, and not there: another checker's matter
+	}
+	next := events[version]
+	from := int64(-1)
+	if version > 0 {
+		from = events[version-1].Offset
+	}
+	return slices.ContainsFunc(l.claims[next.Partition], func(claim int64) bool { return from < claim && claim < next.Offset })
 }

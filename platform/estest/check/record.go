@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"time"
 )
 
 // A Violation is a broken rule: which checker found it, and what it found.
@@ -38,7 +39,8 @@ type Record struct {
 	Offset     int64
 	ProducerID int64
 	Epoch      int16
-	Control    bool // a transaction's marker, or of a transaction: nobody of Millrace writes such
+	Time       time.Time // when it was appended, or sealed to be
+	Control    bool      // a transaction's marker, or of a transaction: nobody of Millrace writes such
 	Key, Value []byte
 	Headers    []Header
 }
@@ -145,6 +147,7 @@ type Log struct {
 	// Foreign says which records the test itself wrote beside all owners; nil = none. They must be rogue, and no other record may be.
 	Foreign  func(*Record) bool
 	notes    []Event
+	claims   map[int32][]int64      // offsets of the claims of each partition
 	commands map[commandKey][]Event // events and notes
 	broken   []Violation            // what New found
 }
@@ -154,7 +157,8 @@ type commandKey struct{ stream, id string }
 // NewLog reads records, in any order of partitions, each partition's in order of offsets. What cannot be read is a violation of
 // checker "Log", kept for Log.Epochs.
 func NewLog(records []Record, foreign func(*Record) bool) *Log {
-	l := &Log{Ends: map[int32]int64{}, Events: map[int32][]Event{}, Streams: map[string][]Event{}, Foreign: foreign, commands: map[commandKey][]Event{}}
+	l := &Log{Ends: map[int32]int64{}, Events: map[int32][]Event{}, Streams: map[string][]Event{}, Foreign: foreign,
+		claims: map[int32][]int64{}, commands: map[commandKey][]Event{}}
 	f := found{checker: "Epochs"}
 	type owner struct {
 		pid    int64
@@ -183,6 +187,7 @@ func NewLog(records []Record, foreign func(*Record) bool) *Log {
 				}
 				o.pid, o.epoch = r.ProducerID, r.Epoch
 				l.Claims++
+				l.claims[r.Partition] = append(l.claims[r.Partition], r.Offset)
 			}
 		case markBarrier:
 			if admitted = admitted && r.ProducerID >= 0 && r.ProducerID == o.pid && r.Epoch >= o.epoch; admitted {

@@ -64,7 +64,7 @@ func Read(ctx context.Context, brokers []string, dial func(ctx context.Context, 
 			if !wanted || r.Offset >= end {
 				return // written since
 			}
-			c := check.Record{Partition: r.Partition, Offset: r.Offset, ProducerID: r.ProducerID, Epoch: r.ProducerEpoch,
+			c := check.Record{Partition: r.Partition, Offset: r.Offset, ProducerID: r.ProducerID, Epoch: r.ProducerEpoch, Time: r.Timestamp,
 				Control: r.Attrs.IsControl() || r.Attrs.IsTransactional(), Key: r.Key, Value: r.Value}
 			for _, h := range r.Headers {
 				c.Headers = append(c.Headers, check.Header{Key: h.Key, Value: h.Value})

@@ -59,8 +59,6 @@ var allMutants = []mutant{
 		"\tif err := p.catchUp(ctx); err != nil {\n\t\treturn err\n\t}\n", "\tp.stored.set(owner.Claimed().Offset + 1)\n"}}},
 	{"readers take what no owner wrote", "Versions", false, []edit{{ruleGo,
 		"\t\treturn pid >= 0 && pid == c.ProducerID && epoch == c.Epoch\n", "\t\treturn true\n"}}},
-	{"an append may land anywhere", "Acked", false, []edit{{ownerGo,
-		"\tcase base != o.next:\n", "\tcase base < o.next:\n"}}},
 	{"a command is acknowledged when it is decided", "Acked", true, []edit{{partitionGo,
 		"\tb.taken = append(b.taken, t)\n",
 		"\tearly := r.answer\n\tt.request = &request[C]{ctx: r.ctx, command: r.command, answer: make(chan result, 1)}\n\tb.taken = append(b.taken, t)\n" +

@@ -229,7 +229,7 @@ func (p *plan) play(ctx context.Context, k int, n *nemesis, r *report, all *ever
 	}
 	r.recovered = max(r.recovered, time.Since(healed))
 	p.repeat(ctx, l, rand.New(rand.NewPCG(p.seed, uint64(k)<<32))) //nolint:gosec // few
-	return p.judge(ctx, k, l, r, all)
+	return p.judge(ctx, k, n, l, r, all)
 }
 
 // served waits until every instance has acknowledged a command in every partition.
@@ -301,13 +301,13 @@ func (p *plan) readLog(ctx context.Context, n *nemesis) (*check.Log, error) {
 }
 
 // judge runs the checkers on the log so far and the answers of a segment.
-func (p *plan) judge(ctx context.Context, k int, l *load, r *report, all *everything) error {
-	log, err := p.readLog(ctx, &nemesis{cluster: &cluster{port: p.port}})
+func (p *plan) judge(ctx context.Context, k int, n *nemesis, l *load, r *report, all *everything) error {
+	log, err := p.readLog(ctx, n)
 	if err != nil {
 		return err
 	}
 	h := l.rec.attempts
-	run := check.Run{Log: log, History: h, Spec: spec(), Lease: lease, Limit: time.Minute}
+	run := check.Run{Log: log, History: h, Began: n.began, Spec: spec(), Lease: lease, Limit: time.Minute}
 	for i := range h {
 		if h[i].Command != "" {
 			all.sent = append(all.sent, check.Attempt{Stream: h[i].Stream, Command: h[i].Command})
