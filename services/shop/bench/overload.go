@@ -73,32 +73,33 @@ func (p *plan) overloadOn(ctx context.Context, kafka string) (rows []row, err er
 		if err := settle(ctx, d); err != nil {
 			return nil, err
 		}
+		var before []time.Duration
+		var err1 error
 		early := make(chan error, 1)
-		quarter := time.AfterFunc(f.length/4, func() {
-			var err error
-			memory[i][0], err = d.resident("VmRSS")
-			early <- err
-		})
-		profiled := func() error { return nil }
-		if p.profile != "" {
-			profiled = p.profiled(ctx, d, "overload-"+strconv.Itoa(i+1), f.length/2)
+		// What connecting costs does not count.
+		begun := func() {
+			before, err1 = cpu(d.pid())
+			time.AfterFunc(f.length/4, func() {
+				var err error
+				memory[i][0], err = d.resident("VmRSS")
+				if p.profile != "" {
+					err = errors.Join(err, p.profiled(ctx, d, "overload-"+strconv.Itoa(i+1), f.length/2)())
+				}
+				early <- err
+			})
 		}
-		before, err1 := cpu(d.pid())
-		floods[i], err = arrive(ctx, addr, overloadConnections, overloadFactor*peak, f.length, func(c *conn, n int64) (int, time.Duration, error) {
+		var err error
+		floods[i], err = arrive(ctx, addr, overloadConnections, overloadFactor*peak, f.length, begun, func(c *conn, n int64) (int, time.Duration, error) {
 			c.id = f.id(c.id[:0], n)
 			return c.try(c.id, orderBody)
 		})
 		if err != nil {
-			quarter.Stop()
-			return nil, err
-		}
-		if err := <-early; err != nil {
 			return nil, err
 		}
 		after, err2 := cpu(d.pid())
 		var err3 error
 		memory[i][1], err3 = d.resident("VmRSS")
-		if err := errors.Join(err1, err2, err3, profiled()); err != nil {
+		if err := errors.Join(err1, err2, err3, <-early); err != nil {
 			return nil, err
 		}
 		work[i] = (after[0] - before[0]).Seconds() * 1e6 / float64(floods[i].done)
@@ -150,8 +151,8 @@ func (f flood) rate() float64 { return float64(f.done) / f.took.Seconds() }
 func (f flood) sent() int64   { return max(1, f.done+f.refused+f.failed) }
 
 // arrive has so many requests a second arrive for so long, however many are answered, and gives each to a free connection. A connection that
-// was told to come back later does.
-func arrive(ctx context.Context, addr string, connections int, rate float64, length time.Duration, send func(c *conn, n int64) (status int, after time.Duration, err error)) (flood, error) {
+// was told to come back later does. begun is called when all are connected.
+func arrive(ctx context.Context, addr string, connections int, rate float64, length time.Duration, begun func(), send func(c *conn, n int64) (status int, after time.Duration, err error)) (flood, error) {
 	var (
 		f                     flood
 		done, refused, failed atomic.Int64
@@ -168,6 +169,7 @@ func arrive(ctx context.Context, addr string, connections int, rate float64, len
 		}
 		conns[i] = c
 	}
+	begun()
 	stop, cancel := context.WithTimeout(ctx, length)
 	defer cancel()
 	for i := range conns {
