@@ -127,8 +127,9 @@ func (c *cluster) restart(broker int32, links []*link) {
 	}
 }
 
-// expire has a group forget the members of a client that is gone. kfake never does if the client died while it joined; Kafka does when
-// their session is over.
+// expire has a group forget the members of a client that is gone, "" = all of them, who join again. kfake never forgets a client that
+// died while it joined, where Kafka does when the session is over; and it can wait for ever for members that all wait, because it begins
+// to count the time anew with each of them and loses count of those whose connection broke.
 func (c *cluster) expire(group, clientID string) {
 	info := c.kafka.GroupInfo(group)
 	if info == nil {
@@ -137,7 +138,7 @@ func (c *cluster) expire(group, clientID string) {
 	req := kmsg.NewPtrLeaveGroupRequest()
 	req.Group = group
 	for _, m := range info.Members {
-		if m.ClientID == clientID {
+		if clientID == "" || m.ClientID == clientID {
 			member := kmsg.NewLeaveGroupRequestMember()
 			member.MemberID = m.MemberID
 			req.Members = append(req.Members, member)

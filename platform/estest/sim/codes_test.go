@@ -50,7 +50,7 @@ func everyCode(t *testing.T, key kmsg.Key, dir string) *Report {
 	defer c.kafka.Close()
 	s := &simulation{schedule: plan, cluster: c, rec: &recorder{began: time.Now()}, report: &Report{Faults: map[string]int{}, Outcomes: map[check.Outcome]int{}}}
 	s.control = newLink(c.network, plan.seed, 1<<40, time.Millisecond)
-	set := settings{seed: plan.seed, memory: contract.NewMemory(), lease: plan.lease, most: plan.latency, group: "accounts", logger: slog.New(slog.DiscardHandler)}
+	set := settings{seed: plan.seed, memory: contract.NewMemory(), lease: plan.lease, most: plan.latency, group: group, logger: slog.New(slog.DiscardHandler)}
 	n := &node{name: "node-0", dir: filepath.Join(dir, "node-0"), cluster: c, set: set}
 	s.nodes = []*node{n}
 	s.load = &workload{nodes: s.nodes, auditor: &node{name: "auditor-9", dir: filepath.Join(dir, "auditor"), cluster: c, set: set}, rec: s.rec,

@@ -22,6 +22,9 @@ import (
 // topicName is the topic of every simulation.
 const topicName = "accounts.events"
 
+// group is the consumer group of the instances of every simulation in which they share.
+const group = "accounts"
+
 // A Report says what happened in a simulation, and what is wrong with it.
 type Report struct {
 	Seed       uint64
@@ -78,7 +81,7 @@ func run(ctx context.Context, plan schedule, dir string, logger *slog.Logger) (*
 	}
 	set := settings{seed: plan.seed, memory: memory, lease: plan.lease, most: plan.latency, logger: logger}
 	if plan.grouped {
-		set.group = "accounts"
+		set.group = group
 	}
 	if plan.told {
 		set.peer = func(address string) *node { return s.load.at(address) }
@@ -280,6 +283,9 @@ func (s *simulation) heal(ctx context.Context) {
 	}
 	for i := range s.cluster.brokers {
 		s.cluster.restart(int32(i), s.links()) //nolint:gosec // few
+	}
+	if s.grouped {
+		s.cluster.expire(group, "")
 	}
 	for _, n := range s.nodes[:s.running] {
 		n.start(ctx)
