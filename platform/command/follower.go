@@ -101,8 +101,10 @@ func (f *follower[S, C, E]) run(ctx context.Context) error {
 	}
 }
 
-// read makes the changes that are asked for, reads and writes, until an error.
+// read makes the changes that are asked for, reads and writes, until an error. While the log grows it reads what has come in storeDelay
+// together: each fetch and each synced transaction costs the same for one event and for many.
 func (f *follower[S, C, E]) read(ctx context.Context) error {
+	var due time.Time // of the next look
 	for {
 		polling, wake := context.WithCancel(ctx)
 		f.mu.Lock()
@@ -115,6 +117,12 @@ func (f *follower[S, C, E]) read(ctx context.Context) error {
 		err := f.begin(ctx)
 		var fetched []eventlog.Fetched
 		if err == nil {
+			if left := time.Until(due); left > 0 {
+				select {
+				case <-time.After(left):
+				case <-polling.Done():
+				}
+			}
 			fetched, err = f.source.Poll(polling)
 		}
 		woken := polling.Err() != nil
@@ -122,6 +130,10 @@ func (f *follower[S, C, E]) read(ctx context.Context) error {
 		switch {
 		case err == nil:
 			err = f.write(ctx, fetched)
+			due = time.Time{}
+			if !slices.ContainsFunc(fetched, func(got eventlog.Fetched) bool { return got.Cursor.Next < got.End }) {
+				due = time.Now().Add(storeDelay)
+			}
 		case woken && ctx.Err() == nil && errors.Is(err, context.Canceled):
 			err = nil
 		}
