@@ -34,12 +34,15 @@ go test -c -o bin/command.test ./platform/command
 go test -c -o bin/eventlog.test ./platform/eventlog
 go test -c -o bin/contract.test ./platform/contract
 
-# The program stops its Kafka itself, also when it fails or is interrupted; this is for the case that it is killed. Exit status 3:
+# The program stops its Kafka and its PostgreSQL itself, also when it fails or is interrupted; this is for the case that it is killed. Exit status 3:
 # another measurement is running, and what is there is its.
 status=0
 trap 'status=130' INT TERM
 bin/shop-bench -kafka-port "$port" -dir "$data" "$@" || status=$?
 if [ "$status" != 3 ] && [ -d "$data/kafka" ]; then
   deploy/kafka/kafka.sh stop --port "$port" --dir "$data/kafka"
+fi
+if [ "$status" != 3 ] && [ -f "$data/postgres/postmaster.pid" ]; then
+  kill -INT "$(head -1 "$data/postgres/postmaster.pid")" 2>/dev/null || true
 fi
 exit "$status"

@@ -18,7 +18,7 @@ func (p *plan) codec(ctx context.Context) ([]row, error) {
 			into, more = map[string][]float64{}, []string{"-test.cpuprofile", filepath.Join(p.profile, "codec.pprof")}
 		}
 		short := map[string][]float64{} // short turns one after the other: a disturbance of a second hits all of them or one turn
-		for range p.times(5, 1) {
+		for range p.times(3, 1) {
 			if err := p.codecBenchmark(ctx, "^Benchmark(Encode|Decode|Resolve)$", "200ms", short, more...); err != nil {
 				return nil, err
 			}

@@ -56,7 +56,7 @@ func (p *plan) httpOn(ctx context.Context, kafka string) (rows []row, err error)
 	}
 	var client, kafkas []float64
 	const connections = 64
-	length := time.Duration(p.times(5000, 1000)) * time.Millisecond
+	length := time.Duration(p.times(4000, 1000)) * time.Millisecond
 	for run := range p.rounds() {
 		for i := range servers {
 			s := &servers[i]

@@ -39,7 +39,7 @@ func (p *plan) instancesOn(ctx context.Context, kafka string) (rows []row, err e
 	if err != nil {
 		return nil, err
 	}
-	length := time.Duration(p.times(5000, 1000)) * time.Millisecond
+	length := time.Duration(p.times(4000, 1000)) * time.Millisecond
 	type measured struct{ rate, p50, work, brokers, forwarded []float64 }
 	var one, two measured
 	measure := func(into *measured, prefix string, profile string, servers ...*process) error {

@@ -19,7 +19,7 @@ func (p *plan) long(ctx context.Context) ([]row, error) {
 	err := p.onKafka(ctx, func(kafka string) error {
 		for range p.runs {
 			for _, t := range turns {
-				b := benchmarks{binary: p.engine, kafka: kafka, which: exactly(name(t.events, t.cached)), n: p.times(60, 20)}
+				b := benchmarks{binary: p.engine, kafka: kafka, which: exactly(name(t.events, t.cached)), n: p.times(40, 20)}
 				if err := p.benchmark(ctx, b, results); err != nil {
 					return err
 				}

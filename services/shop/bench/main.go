@@ -86,7 +86,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	into := flags.String("o", "", "rewrite the table in this file, between its two markers; needs all figures and not -quick")
 	lock := flags.String("lock", filepath.Join(os.TempDir(), "millrace-bench.lock"), "file that keeps two measurements from running together")
 	bare := flags.String("echo", "", "serve what the HTTP figure compares with on this address, and measure nothing")
-	flags.IntVar(&p.runs, "runs", 5, "how often each figure is measured")
+	flags.IntVar(&p.runs, "runs", 3, "how often each figure is measured")
 	flags.BoolVar(&p.quick, "quick", false, "a tenth of the work or less, to try the bench itself; the figures mean little")
 	flags.StringVar(&p.shop, "shop", "bin/shop", "the shop's binary")
 	flags.StringVar(&p.engine, "engine", "bin/command.test", "the test binary of platform/command")

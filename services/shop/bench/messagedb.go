@@ -33,7 +33,7 @@ func (p *plan) messageDB(ctx context.Context) ([]row, error) {
 		return all
 	}
 	p50, rate := map[string][]float64{}, map[string][]float64{}
-	length := time.Duration(p.times(2000, 500)) * time.Millisecond
+	length := time.Duration(p.times(1500, 500)) * time.Millisecond
 	version := ""
 	err := p.onMessageDB(ctx, func(db *pgx.ConnConfig) (err error) {
 		if version, err = checkMessageDB(ctx, db); err != nil {
@@ -41,7 +41,7 @@ func (p *plan) messageDB(ctx context.Context) ([]row, error) {
 		}
 		prefix := 0
 		turns := func(kafka string) error {
-			for run := -1; run < p.few(); run++ { // the first one is for warming up
+			for range p.few() {
 				for _, w := range ways(kafka) {
 					for _, callers := range []int{1, 64} {
 						var half, persec float64
@@ -67,10 +67,8 @@ func (p *plan) messageDB(ctx context.Context) ([]row, error) {
 							}
 							half, persec = percentile(l.sorted, 0.5), l.rate()
 						}
-						if run >= 0 {
-							key := w.name + " " + strconv.Itoa(callers)
-							p50[key], rate[key] = append(p50[key], half), append(rate[key], persec)
-						}
+						key := w.name + " " + strconv.Itoa(callers)
+						p50[key], rate[key] = append(p50[key], half), append(rate[key], persec)
 					}
 				}
 			}

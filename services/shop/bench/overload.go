@@ -43,7 +43,7 @@ func (p *plan) overloadOn(ctx context.Context, kafka string) (rows []row, err er
 	defer func() { err = errors.Join(err, d.stop()) }()
 	addr := d.addr("http")
 	// The peak is the best of what some connections get, each of which waits for its answer.
-	length := time.Duration(p.times(5000, 1000)) * time.Millisecond
+	length := time.Duration(p.times(3000, 1000)) * time.Millisecond
 	peak, least := 0.0, 0.0
 	for _, connections := range []int{64, 256, 1024} {
 		prefix := "peak-" + strconv.Itoa(connections) + "-"

@@ -48,7 +48,7 @@ func (p *plan) registryOn(ctx context.Context, kafka string) (rows []row, err er
 	}
 	type measured struct{ rate, p50, work []float64 }
 	var get, again, one, many measured
-	length := time.Duration(p.times(3000, 500)) * time.Millisecond
+	length := time.Duration(p.times(2000, 500)) * time.Millisecond
 	for run := range p.rounds() {
 		for _, m := range []struct {
 			name        string

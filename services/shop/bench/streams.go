@@ -18,7 +18,7 @@ func (p *plan) streams(ctx context.Context) ([]row, error) {
 	const each = 10
 	count := p.times(1_000_000, 50_000)
 	ready1 := row{what: "role orders, 1,000,000 streams of 10 events each: store built from the log", show: perSecond("events")}
-	after := row{what: "– resident memory after commands on 300,000 of them", reach: "< 1 GiB", reached: below(1024), show: megabytes}
+	after := row{what: "– resident memory after commands on 200,000 of them", reach: "< 1 GiB", reached: below(1024), show: megabytes}
 	anon := row{what: "– of that, without the mapped files of the store, which the kernel takes back when it needs room", show: megabytes}
 	peak := row{what: "– at its highest until then", show: megabytes}
 	again := row{what: "– after a restart, at rest", show: megabytes}
@@ -41,7 +41,7 @@ func (p *plan) streams(ctx context.Context) ([]row, error) {
 					return err
 				}
 				ready1.values = append(ready1.values, float64(count*each)/d.took.Seconds())
-				if _, err := orders(ctx, d.addr("http"), "m-", 16, count*3/10, 0); err != nil {
+				if _, err := orders(ctx, d.addr("http"), "m-", 16, count/5, 0); err != nil {
 					return errors.Join(err, d.stop())
 				}
 				now, err1 := p.resting(ctx, d, "VmRSS")
