@@ -179,6 +179,7 @@ func (p *partition[S, C, E]) giveUp(ctx context.Context, reason error) error {
 		owner.Release()
 	}
 	defer func() { p.owner = nil }()
+	p.proven.Store(0) // it has no lease any more
 	if ctx.Err() != nil {
 		return nil
 	}
