@@ -35,6 +35,20 @@ func TestParseBenchmarks(t *testing.T) {
 	}
 }
 
+func TestExactly(t *testing.T) {
+	if got, want := exactly("BenchmarkAppend/real/fenced/partitions=1/callers=1"), "^BenchmarkAppend$/^real$/^fenced$/^partitions=1$/^callers=1$"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+func TestPostgresVersion(t *testing.T) {
+	for path, want := range map[string]int{"15/bin/initdb": 15, "9.6/bin/initdb": 0, "": 0} {
+		if got := version(path); got != want {
+			t.Errorf("version of %q is %d, want %d", path, got, want)
+		}
+	}
+}
+
 func TestBetween(t *testing.T) {
 	got, err := between("a\n"+beginMark+"old\n"+endMark+"z\n", "new\n")
 	if want := "a\n" + beginMark + "new\n" + endMark + "z\n"; err != nil || got != want {
