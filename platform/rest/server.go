@@ -197,11 +197,11 @@ func (s *Server) Serve(ctx context.Context) error {
 	}
 	s.http.BaseContext = func(net.Listener) context.Context { return context.WithoutCancel(ctx) }
 	failed := make(chan error, 1)
-	l := net.Listener(s.listener)
+	serve := func() error { return s.http.Serve(s.listener) }
 	if s.o.TLS != nil {
-		l = tls.NewListener(l, s.o.TLS)
+		serve = func() error { return s.http.Serve(tls.NewListener(s.listener, s.o.TLS)) }
 	}
-	go func() { failed <- s.http.Serve(l) }()
+	go func() { failed <- serve() }()
 	select {
 	case err := <-failed:
 		s.drain()

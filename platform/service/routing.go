@@ -188,7 +188,7 @@ func (h *host) passOn(_ context.Context, address string, r *rest.Request) (*rest
 		return h.streams.RoundTrip(out)
 	}
 	ctx, cancel := context.WithCancel(in.Context())
-	got, err := ask(ctx)
+	got, err := ask(ctx) //nolint:bodyclose // closed with the answer, or when its stream ends
 	if err != nil {
 		cancel()
 		return nil, command.ErrUnavailable.Because("the owner of the stream does not answer").Wrap(err)

@@ -140,7 +140,7 @@ func appendMessages(ctx context.Context, db *pgx.ConnConfig, settings map[string
 		if err != nil {
 			return load{}, err
 		}
-		defer c.Close(context.WithoutCancel(ctx))
+		defer c.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing is lost with it
 		if _, err := c.Prepare(ctx, writeMessage, writeMessage); err != nil {
 			return load{}, err
 		}
@@ -175,7 +175,7 @@ func checkMessageDB(ctx context.Context, db *pgx.ConnConfig) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer c.Close(context.WithoutCancel(ctx))
+	defer c.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing is lost with it
 	var at int64
 	for i, expect := range []bool{true, false} {
 		err = c.QueryRow(ctx, writeMessage, messageID(), "order-check", "Credited", messageData, messageMeta, newStream).Scan(&at)

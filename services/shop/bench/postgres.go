@@ -67,10 +67,10 @@ func (p *plan) onMessageDB(ctx context.Context, f func(db *pgx.ConnConfig) error
 	defer func() {
 		_ = server.Process.Signal(os.Interrupt) // PostgreSQL's fast shutdown
 		select {
-		case <-ended:
+		case <-ended: //nolint:errcheck // it was told to end
 		case <-time.After(30 * time.Second):
 			_ = server.Process.Kill()
-			<-ended
+			<-ended //nolint:errcheck // it was killed
 		}
 	}()
 	db, err := pgx.ParseConfig("host=" + socket + " user=postgres dbname=postgres")
