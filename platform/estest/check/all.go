@@ -25,7 +25,7 @@ func (r *Run) Judge(sent []Attempt) []Violation {
 	l := r.Log
 	lists := [][]Violation{
 		l.Epochs(), l.Versions(), l.Once(), l.Acked(r.History), Receipts(r.History), l.Absent(r.History, r.Began), l.Strangers(sent),
-		l.Reads(r.History), l.Stale(r.History, r.Lease), l.Linearizable(r.History, r.Spec, r.Lease, r.Limit),
+		l.Reads(r.History), l.Stale(r.History, r.Lease, r.Began), l.Linearizable(r.History, r.Spec, r.Lease, r.Limit),
 	}
 	if r.Stores != nil {
 		lists = append(lists, l.Stores(r.Stores, r.Rebuilt))

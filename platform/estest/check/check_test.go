@@ -176,9 +176,11 @@ func TestAnswers(t *testing.T) {
 		"a look-up that finds nothing of old": {[]Attempt{{Stream: "s", Command: "a", Call: 9 * second, Return: 10 * second, Outcome: NotFound}}, []string{"Stale"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			l := NewLog(good(), nil)
+			log := good()
+			log[0].Time, log[7].Time = time.Unix(0, 0), time.Unix(5, 950e6)
+			l := NewLog(log, nil)
 			h := append(answers(), c.more...)
-			expect(t, slices.Concat(l.Acked(h), Receipts(h), l.Absent(h, time.Time{}), l.Reads(h), l.Stale(h, 200*time.Millisecond)), c.want...)
+			expect(t, slices.Concat(l.Acked(h), Receipts(h), l.Absent(h, time.Unix(0, 0)), l.Reads(h), l.Stale(h, 200*time.Millisecond, time.Unix(0, 0))), c.want...)
 		})
 	}
 	l := NewLog(good(), nil)

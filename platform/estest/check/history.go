@@ -154,8 +154,7 @@ func (l *Log) Absent(history []Attempt, began time.Time) []Violation {
 		if k.id == "" || len(events) == 0 {
 			continue
 		}
-		// Stamps have milliseconds.
-		if first, ok := may[k]; !ok || !events[0].Time.IsZero() && events[0].Time.Add(time.Millisecond).Before(began.Add(first)) {
+		if first, ok := may[k]; !ok || !events[0].Time.IsZero() && events[0].Time.Add(stamp).Before(began.Add(first)) {
 			f.add("%q on %q was told %v by %s, and took effect: %s", k.id, k.stream, a.Outcome, a.Node, at(events))
 		}
 	}
@@ -200,8 +199,9 @@ func (l *Log) Reads(history []Attempt) []Violation {
 }
 
 // Stale checks that no answer that appended nothing was older than the lease when it was asked for, and that none was old at all unless
-// the partition had got another owner meanwhile: an event that somebody had been told of before must have been known.
-func (l *Log) Stale(history []Attempt, lease time.Duration) []Violation {
+// the partition had got another owner within the lease: an event that somebody had been told of before must have been known. The attempts'
+// times count from began.
+func (l *Log) Stale(history []Attempt, lease time.Duration, began time.Time) []Violation {
 	f := found{checker: "Stale"}
 	// When the first client knew of each event, by stream and version.
 	known := map[string][]time.Duration{}
@@ -256,7 +256,7 @@ func (l *Log) Stale(history []Attempt, lease time.Duration) []Violation {
 		case k[version] < a.Call-lease:
 			f.add("%s answered %q on %q from version %d at %v..%v, version %d was known at %v: %v before, the lease is %v",
 				a.Node, a.Command, a.Stream, version, a.Call, a.Return, version+1, k[version], a.Call-k[version], lease)
-		case !l.claimed(a.Stream, version):
+		case !l.claimed(a, version, began.Add(a.Call-lease), began.Add(k[version])):
 			f.add("%s answered %q on %q from version %d at %v..%v, version %d was known at %v, and the owner was the same",
 				a.Node, a.Command, a.Stream, version, a.Call, a.Return, version+1, k[version])
 		}
@@ -264,16 +264,21 @@ func (l *Log) Stale(history []Attempt, lease time.Duration) []Violation {
 	return f.list
 }
 
-// claimed reports whether there is a claim between a version of a stream and the next one.
-func (l *Log) claimed(stream string, version int64) bool {
-	events := l.Streams[stream]
+// claimed reports whether a partition got an owner, between two times, to which the first events of a stream may be all that the owner
+// before knew. That one may not have known its own last write.
+func (l *Log) claimed(a *Attempt, version int64, from, to time.Time) bool {
+	events := l.Streams[a.Stream]
 	if version >= int64(len(events)) {
 		return true // known, and not there: another checker's matter
 	}
-	next := events[version]
-	from := int64(-1)
-	if version > 0 {
-		from = events[version-1].Offset
+	known := int64(-1)
+	if version > 0 && a.Outcome != NotFound { // which says of one command only that it is later
+		known = events[version-1].Offset
 	}
-	return slices.ContainsFunc(l.claims[next.Partition], func(claim int64) bool { return from < claim && claim < next.Offset })
+	return slices.ContainsFunc(l.claims[events[version].Partition], func(c *Record) bool {
+		return c.Offset > known && (c.Time.IsZero() || !c.Time.Before(from.Add(-stamp)) && !c.Time.After(to.Add(stamp)))
+	})
 }
+
+// stamp is how exact the times of records are.
+const stamp = 2 * time.Millisecond

@@ -147,7 +147,7 @@ type Log struct {
 	// Foreign says which records the test itself wrote beside all owners; nil = none. They must be rogue, and no other record may be.
 	Foreign  func(*Record) bool
 	notes    []Event
-	claims   map[int32][]int64      // offsets of the claims of each partition
+	claims   map[int32][]*Record    // of each partition
 	commands map[commandKey][]Event // events and notes
 	broken   []Violation            // what New found
 }
@@ -158,7 +158,7 @@ type commandKey struct{ stream, id string }
 // checker "Log", kept for Log.Epochs.
 func NewLog(records []Record, foreign func(*Record) bool) *Log {
 	l := &Log{Ends: map[int32]int64{}, Events: map[int32][]Event{}, Streams: map[string][]Event{}, Foreign: foreign,
-		claims: map[int32][]int64{}, commands: map[commandKey][]Event{}}
+		claims: map[int32][]*Record{}, commands: map[commandKey][]Event{}}
 	f := found{checker: "Epochs"}
 	type owner struct {
 		pid    int64
@@ -187,7 +187,7 @@ func NewLog(records []Record, foreign func(*Record) bool) *Log {
 				}
 				o.pid, o.epoch = r.ProducerID, r.Epoch
 				l.Claims++
-				l.claims[r.Partition] = append(l.claims[r.Partition], r.Offset)
+				l.claims[r.Partition] = append(l.claims[r.Partition], r)
 			}
 		case markBarrier:
 			if admitted = admitted && r.ProducerID >= 0 && r.ProducerID == o.pid && r.Epoch >= o.epoch; admitted {
