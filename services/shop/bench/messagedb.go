@@ -41,6 +41,11 @@ func (p *plan) messageDB(ctx context.Context) ([]row, error) {
 		}
 		prefix := 0
 		turns := func(kafka string) error {
+			// A broker that has just started is slow.
+			warm := benchmarks{binary: p.engine, kafka: kafka, which: exactly("BenchmarkEngine/millrace/callers=64"), n: p.times(20_000, 2_000)}
+			if err := p.benchmark(ctx, warm, map[string][]float64{}); err != nil {
+				return err
+			}
 			for range p.few() {
 				for _, w := range ways(kafka) {
 					for _, callers := range []int{1, 64} {
