@@ -2,10 +2,13 @@ package check
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/anishathalye/porcupine"
 )
 
 // rec makes a record; headers are key, value, key, value.
@@ -246,9 +249,10 @@ func TestLinearizable(t *testing.T) {
 		"an expected version that was not":   {[]Attempt{add("a", 1, 2, 1), {Stream: "s", Command: "b", Payload: "add", Expect: &two, Call: 5 * second, Return: 6 * second, Outcome: Acked, Receipt: Receipt{Version: 2, Events: []Ref{{"b", "T", 2}}}}}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			found := l.Linearizable(c.history, spec, second, 10*second)
-			if len(found) == 0 != c.ok {
-				t.Errorf("found %v", found)
+			for _, limit := range []time.Duration{10 * second, 1} { // with porcupine, and without
+				if found := l.Linearizable(c.history, spec, second, limit); len(found) == 0 != c.ok {
+					t.Errorf("limit %v: found %v", limit, found)
+				}
 			}
 		})
 	}
@@ -286,5 +290,57 @@ func TestStores(t *testing.T) {
 	expect(t, l.Stores(map[string][]Row{"n": {{[]byte("?"), nil}}}, all), "Stores")
 	if v := l.Stores(map[string][]Row{"n": {{[]byte("p\x00\x00\x00\x00"), []byte("rubbish")}}}, all); len(v) != 1 || !strings.Contains(v[0].String(), "cursor") {
 		t.Errorf("a broken cursor: %v", v)
+	}
+}
+
+// TestExplain lets random histories of a counter, right ones and wrong ones, be decided in both ways.
+func TestExplain(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 0))
+	spec := Spec{Decide: func(state, payload any) (any, int, string) {
+		n, _ := state.(int)
+		if payload.(int) > n {
+			return n, 0, "few"
+		}
+		return n + 1, 1, ""
+	}}
+	ok, bad := 0, 0
+	for range 3000 {
+		var ops []porcupine.Operation
+		version := int64(0)
+		at := int64(0)
+		for range 2 + rng.IntN(7) {
+			at += rng.Int64N(10)
+			op := operation{command: fmt.Sprint("c", len(ops)), payload: 0, expect: -1, version: -1}
+			switch rng.IntN(3) {
+			case 0:
+				version++
+				op.kind, op.first, op.last = Acked, version, version
+			case 1:
+				op.kind, op.version = Read, version
+			default:
+				op.kind, op.payload, op.code = Refused, int(version)+1, "few"
+			}
+			// Some are a little beside the truth.
+			call, ret := at-rng.Int64N(5), at+rng.Int64N(5)
+			if rng.IntN(4) == 0 {
+				call, ret = at+8, at+12
+			}
+			ops = append(ops, porcupine.Operation{Input: op, Call: call, Return: ret})
+		}
+		direct := NewLog(nil, nil).explain("s", ops, spec)
+		search := porcupine.CheckOperations(modelOf(spec), ops)
+		if (direct == "") != search {
+			t.Fatalf("directly %q, by search %v: %s", direct, search, describe(ops, "s", nil))
+		}
+		if search {
+			ok++
+		} else {
+			bad++
+		}
+	}
+	if ok < 100 || bad < 100 {
+		t.Errorf("%d right and %d wrong histories: the test shows little", ok, bad)
 	}
 }

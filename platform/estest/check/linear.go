@@ -1,7 +1,9 @@
 package check
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -43,8 +45,11 @@ func (s state) has(id string) bool {
 
 // Linearizable checks, stream by stream, that all answers can be explained by commands that took effect one after the other, each
 // between its call and its answer. What the log holds of commands without an answer counts as an effect at any time after the call.
-// Answers that appended nothing may be older than their call by the lease. A stream whose history is not decided within limit of real
-// time is a violation, too: there must be fewer operations on it.
+// Answers that appended nothing may be older than their call by the lease.
+//
+// It decides in two ways that must agree. Versions say in which order commands took effect, and what appended nothing can as well come at
+// the first moment at which it is right: so explain needs no search. Porcupine searches without knowing that; what it has not found
+// within limit of real time, it does not contradict.
 func (l *Log) Linearizable(history []Attempt, spec Spec, lease, limit time.Duration) []Violation {
 	f := found{checker: "Linearizable"}
 	type effect struct {
@@ -106,19 +111,92 @@ func (l *Log) Linearizable(history []Attempt, spec Spec, lease, limit time.Durat
 			add(k.stream, e.op, e.call, e.ret)
 		}
 	}
-	model := porcupine.Model{
-		Init: func() any { return state{} },
-		Step: func(s, in, _ any) (bool, any) { return step(spec, s.(state), in.(operation)) },
-	}
+	model := modelOf(spec)
 	for stream, ops := range streams {
-		switch porcupine.CheckOperationsTimeout(model, ops, limit) {
-		case porcupine.Illegal:
+		if reason := l.explain(stream, ops, spec); reason != "" {
+			f.add("%q: %s; its %d operations: %s", stream, reason, len(ops), describe(ops, stream, history))
+			continue
+		}
+		if porcupine.CheckOperationsTimeout(model, ops, limit) == porcupine.Illegal {
 			f.add("%q: no order of its %d operations explains the answers: %s", stream, len(ops), describe(ops, stream, history))
-		case porcupine.Unknown:
-			f.add("%q: its %d operations were not decided in %v", stream, len(ops), limit)
 		}
 	}
 	return f.list
+}
+
+// modelOf returns the specification as porcupine takes it.
+func modelOf(spec Spec) porcupine.Model {
+	return porcupine.Model{
+		Init: func() any { return state{} },
+		Step: func(s, in, _ any) (bool, any) { return step(spec, s.(state), in.(operation)) },
+	}
+}
+
+// explain goes through the effects on a stream in their order, and returns what cannot be explained, or "".
+func (l *Log) explain(stream string, ops []porcupine.Operation, spec Spec) string {
+	var effects, rest []*porcupine.Operation
+	for i := range ops {
+		if ops[i].Input.(operation).kind == Acked {
+			effects = append(effects, &ops[i])
+		} else {
+			rest = append(rest, &ops[i])
+		}
+	}
+	// Of the effects at one version the events come first, and notes follow in the order of the log.
+	offset := func(op operation) int64 {
+		if events := l.Command(stream, op.command); len(events) > 0 && op.last < op.first {
+			return events[0].Offset
+		}
+		return -1
+	}
+	slices.SortStableFunc(effects, func(a, b *porcupine.Operation) int {
+		x, y := a.Input.(operation), b.Input.(operation)
+		return cmp.Or(cmp.Compare(x.last, y.last), cmp.Compare(offset(x), offset(y)))
+	})
+	// before returns an operation among the remaining ones that had ended when another one began.
+	before := func(o *porcupine.Operation) *porcupine.Operation {
+		for _, list := range [...][]*porcupine.Operation{effects, rest} {
+			for _, r := range list {
+				if r != o && r.Return < o.Call {
+					return r
+				}
+			}
+		}
+		return nil
+	}
+	s := state{}
+	for {
+		// Taking one may make another one the first that remains.
+		for taken := true; taken; {
+			taken = false
+			rest = slices.DeleteFunc(rest, func(r *porcupine.Operation) bool {
+				ok, _ := step(spec, s, r.Input.(operation))
+				ok = ok && before(r) == nil
+				taken = taken || ok
+				return ok
+			})
+		}
+		if len(effects) == 0 {
+			break
+		}
+		e := effects[0]
+		op := e.Input.(operation)
+		ok, after := step(spec, s, op)
+		switch {
+		case !ok:
+			return fmt.Sprintf("%q cannot follow at version %d", op.command, s.version)
+		case before(e) != nil:
+			late := before(e).Input.(operation)
+			return fmt.Sprintf("%q of %s (%v) had ended before %q began, and fits nowhere before it", late.command, late.who, late.kind, op.command)
+		}
+		s = after.(state)
+		effects = effects[1:]
+	}
+	if len(rest) > 0 {
+		late := rest[0].Input.(operation)
+		return fmt.Sprintf("%q of %s (%v) fits nowhere", late.command, late.who, late.kind)
+	}
+	return ""
 }
 
 func expected(a *Attempt) int64 {

@@ -387,7 +387,7 @@ func (s *simulation) collect(ctx context.Context) error {
 	r := s.report
 	r.Violations, r.Simulated = s.broken, s.rec.now()
 	r.records = records
-	r.left = check.Run{History: s.rec.attempts, Began: s.rec.began, Spec: spec(), Lease: s.lease, Limit: 20 * time.Second, Stores: stores, Rebuilt: rebuilt}
+	r.left = check.Run{History: s.rec.attempts, Began: s.rec.began, Spec: spec(), Lease: s.lease, Limit: 2 * time.Second, Stores: stores, Rebuilt: rebuilt}
 	return nil
 }
 

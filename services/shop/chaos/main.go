@@ -307,7 +307,7 @@ func (p *plan) judge(ctx context.Context, k int, n *nemesis, l *load, r *report,
 		return err
 	}
 	h := l.rec.attempts
-	run := check.Run{Log: log, History: h, Began: n.began, Spec: spec(), Lease: lease, Limit: time.Minute}
+	run := check.Run{Log: log, History: h, Began: n.began, Spec: spec(), Lease: lease, Limit: 5 * time.Second}
 	for i := range h {
 		if h[i].Command != "" {
 			all.sent = append(all.sent, check.Attempt{Stream: h[i].Stream, Command: h[i].Command})
