@@ -122,8 +122,8 @@ func TestKafka(t *testing.T) {
 	ids := sampleIDs(t)
 	registry := d.serve("registry")
 	registered := d.register()
-	if n := strings.Count(registered, "\n"); n != 7 || !strings.Contains(registered, "orders.events-shop.orders.v1.OrderPlaced\t") {
-		t.Fatalf("%d subjects, want 7:\n%s", n, registered)
+	if n := strings.Count(registered, "\n"); n != 8 || !strings.Contains(registered, "orders.events-shop.orders.v1.OrderPlaced\t") {
+		t.Fatalf("%d subjects, want 8:\n%s", n, registered)
 	}
 	orders, views := d.serve("orders"), d.serve("order-views")
 
