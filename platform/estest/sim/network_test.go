@@ -202,7 +202,7 @@ func TestSchedulesDiffer(t *testing.T) {
 		}
 		return b.String()
 	}
-	if text(7) != text(7) || text(7) == text(8) {
+	if first, again := text(7), text(7); first != again || first == text(8) {
 		t.Errorf("seed 7:\n%s\nseed 8:\n%s", text(7), text(8))
 	}
 }
