@@ -42,7 +42,7 @@ var faults = []struct {
 	{"service paused", 30, (*nemesis).pauseService},
 	{"service stopped and started", 8, (*nemesis).stopService},
 	{"services restarted one after the other", 2, (*nemesis).rollServices},
-	{"broker killed", 16, (*nemesis).killBroker},
+	{"broker killed", 50, (*nemesis).killBroker},
 	{"broker paused", 10, (*nemesis).pauseBroker},
 	{"connections to a broker reset", 16, (*nemesis).resetBroker},
 	{"leaders moved", 12, (*nemesis).moveLeaders},
