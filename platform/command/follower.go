@@ -91,6 +91,7 @@ func (f *follower[S, C, E]) run(ctx context.Context) error {
 		}
 		for _, p := range f.attached {
 			p.following = false
+			p.warm.reset() // how far the log has gone meanwhile is not known
 		}
 		select {
 		case <-time.After(pause):
@@ -114,7 +115,7 @@ func (f *follower[S, C, E]) read(ctx context.Context) error {
 		for _, c := range changes {
 			c()
 		}
-		err := f.begin(ctx)
+		err := f.begin(polling)
 		var fetched []eventlog.Fetched
 		if err == nil {
 			if left := time.Until(due); left > 0 {

@@ -90,8 +90,22 @@ func newFleet(t testing.TB, partitions int32) *fleet {
 // start adds an instance.
 func (f *fleet) start(change ...func(*eventlog.Config)) *instance {
 	f.t.Helper()
+	f.mu.Lock()
+	f.began++
+	name := fmt.Sprint("i-", f.began, ":1")
+	f.mu.Unlock()
+	return f.startAt(name, name, change...)
+}
+
+// startAt adds an instance of a name at an address, which another one may have had before.
+func (f *fleet) startAt(name, address string, change ...func(*eventlog.Config)) *instance {
+	f.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
+	i := &instance{fleet: f, address: address}
+	f.mu.Lock()
+	f.instances[i.address] = i
+	f.mu.Unlock()
 	cfg := eventlog.Config{Brokers: []string{f.addr}, Env: f.env}
 	for _, c := range change {
 		c(&cfg)
@@ -100,18 +114,13 @@ func (f *fleet) start(change ...func(*eventlog.Config)) *instance {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	f.mu.Lock()
-	f.began++
-	i := &instance{fleet: f, address: fmt.Sprint("i-", f.began, ":1")}
-	f.instances[i.address] = i
-	f.mu.Unlock()
 	db, err := store.Open(filepath.Join(f.t.TempDir(), "streams"), store.Options{})
 	if err != nil {
 		f.t.Fatal(err)
 	}
 	i.engine = New[account, cmd, event](Config{
 		Log: log, Topic: f.topic, Store: db, Marks: f.marks, Source: "/test", Group: f.env,
-		Identity: eventlog.Identity{Instance: i.address, Address: i.address},
+		Identity: eventlog.Identity{Instance: name, Address: address},
 		Succeed: func(ctx context.Context, before eventlog.Identity, partition int32) {
 			f.mu.Lock()
 			old := f.instances[before.Address]
@@ -275,4 +284,41 @@ func TestInstances(t *testing.T) {
 			t.Errorf("s-%d: %+v at %d, %v", c, state, version, err)
 		}
 	}
+}
+
+// TestFormerLife: a process that was killed and started again at the same address takes what it had, though the group still counts on
+// its former life.
+func TestFormerLife(t *testing.T) {
+	f := newFleet(t, 8)
+	one := f.start()
+	until(t, "all at the first", f.serves(one))
+	log, err := eventlog.Open(t.Context(), eventlog.Config{Brokers: []string{f.addr}, Env: f.env})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	// It stands for the former life: it is given partitions and claims none.
+	given := make(chan struct{})
+	var once sync.Once
+	member, err := log.Join(f.env, f.topic, func(mine []int32) {
+		if len(mine) > 0 {
+			once.Do(func() { close(given) })
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := member.Leave(context.WithoutCancel(t.Context())); err != nil {
+			t.Error(err)
+		}
+	}()
+	select {
+	case <-given:
+	case <-time.After(30 * time.Second):
+		t.Fatal("the second member was given nothing")
+	}
+	one.kill()
+	again := f.startAt("second life", one.address)
+	until(t, "all at its second life", f.serves(again))
 }

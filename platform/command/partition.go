@@ -59,18 +59,20 @@ type partition[S, C, E any] struct {
 	before   eventlog.Identity // who owned the partition last, before this process
 	filter   streamFilter
 	detached bool // the follower does not follow
-	cache    *cache[S]
-	owner    *eventlog.Owner
-	claimed  bool
-	filling  *batch[S, C]
-	flying   *batch[S, C]
-	spare    []*eventlog.Batch
-	single   map[string][]string // the types of a command with one event, the usual case
-	dense    density
-	batches  uint64
-	held     *request[C]   // does not fit in filling; goes first into the next batch
-	again    []*request[C] // to be decided again under the next claim
-	acks     chan ack
+	// What its former life owned was claimed.
+	inherited bool
+	cache     *cache[S]
+	owner     *eventlog.Owner
+	claimed   bool
+	filling   *batch[S, C]
+	flying    *batch[S, C]
+	spare     []*eventlog.Batch
+	single    map[string][]string // the types of a command with one event, the usual case
+	dense     density
+	batches   uint64
+	held      *request[C]   // does not fit in filling; goes first into the next batch
+	again     []*request[C] // to be decided again under the next claim
+	acks      chan ack
 }
 
 type ack struct {
@@ -221,7 +223,7 @@ func (p *partition[S, C, E]) await(ctx context.Context) bool {
 		if ctx.Err() != nil {
 			return false
 		}
-		if want && p.warm.is() {
+		if p.warm.is() && (want || p.orphaned()) {
 			return true
 		}
 		var queue <-chan *request[C]
@@ -242,6 +244,18 @@ func (p *partition[S, C, E]) await(ctx context.Context) bool {
 			return false
 		}
 	}
+}
+
+// orphaned reports, once, whether the owner is who listened at this process's address before it: a process that was killed and started
+// again need not wait until the group has forgotten its former life. Once, for two that are reached at one address by mistake would take
+// the partition from each other for ever.
+func (p *partition[S, C, E]) orphaned() bool {
+	me, owner := p.engine.cfg.Identity, p.route.get().Owner
+	if p.inherited || owner.Address == "" || owner.Address != me.Address || owner.Instance == me.Instance {
+		return false
+	}
+	p.inherited = true
+	return true
 }
 
 // sendAway has everybody who waits here go to another owner. Nobody is kept for a later claim of this process: while another one was
