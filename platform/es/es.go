@@ -111,19 +111,6 @@ type Decider[S, C, E any] struct {
 	Restore func(data []byte) (S, error)
 }
 
-// A View is one read model: a pure fold of the events E of many streams into one row R per key.
-// The zero R is the row before its first event. R is kept as JSON, so what a query answers is what Apply returned.
-type View[R, E any] struct {
-	Name    string // in URLs and metrics; lower case, digits and dashes
-	Version int    // counts changes of this code: a new version is built anew from the log
-	// Key returns the key of the row that e belongs to; ok is false if this view has no use for e.
-	Key func(e Envelope[E]) (key string, ok bool)
-	// Apply returns the row after e. It owns row and may change what row holds.
-	Apply func(row R, e Envelope[E]) R
-	// Indexes maps the name of each index, a query parameter, to the function that takes its value from a row; "" = not indexed.
-	Indexes map[string]func(row R) string
-}
-
 // EventID returns the id of the index-th event that command commandID caused in stream, a UUIDv5 (RFC 9562).
 func EventID(stream StreamID, commandID string, index int) string {
 	h := sha1.New() //nolint:gosec // see the import

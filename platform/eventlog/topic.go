@@ -222,11 +222,21 @@ func (c *Client) verify(spec TopicSpec, d kadm.TopicDetail, settings map[string]
 // Ends returns the high watermark of every partition: the offset that the next record will get.
 func (c *Client) Ends(ctx context.Context, t Topic) ([]int64, error) {
 	listed, err := c.admin.ListEndOffsets(ctx, t.Name)
+	return offsets(t, listed, err)
+}
+
+// EndsAt returns for every partition the offset of the first record that was appended at a time or after it, the high watermark if there is none.
+func (c *Client) EndsAt(ctx context.Context, t Topic, at time.Time) ([]int64, error) {
+	listed, err := c.admin.ListOffsetsAfterMilli(ctx, at.UnixMilli(), t.Name)
+	return offsets(t, listed, err)
+}
+
+func offsets(t Topic, listed kadm.ListedOffsets, err error) ([]int64, error) {
 	if err == nil {
 		err = listed.Error()
 	}
 	if err != nil {
-		return nil, ErrRead.Because("the ends of %s cannot be listed", t.Name).Wrap(err)
+		return nil, ErrRead.Because("the offsets of %s cannot be listed", t.Name).Wrap(err)
 	}
 	ends := make([]int64, t.Partitions)
 	for p := range ends {

@@ -2,6 +2,7 @@ package projection
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"runtime"
@@ -96,10 +97,10 @@ func benchViews(p *Projector, topic eventlog.Topic, ev Decoder[benchEvent]) erro
 			}
 			return r
 		},
-		Indexes: map[string]func(benchOrder) string{
-			"customer": func(r benchOrder) string { return r.CustomerID },
-			"status":   func(r benchOrder) string { return r.Status },
-		}}, topic, ev)
+		Indexes: map[string]es.Index[benchOrder]{
+			"customer": es.By(es.Text(func(r benchOrder) string { return r.CustomerID })),
+			"status":   es.By(es.Text(func(r benchOrder) string { return r.Status })),
+		}}, Input[benchEvent]{topic, ev})
 	if err != nil {
 		return err
 	}
@@ -117,7 +118,7 @@ func benchViews(p *Projector, topic eventlog.Topic, ev Decoder[benchEvent]) erro
 			r.Spent[ev.Currency] += ev.Total
 			r.Last = ev.OrderedAt
 			return r
-		}}, topic, ev)
+		}}, Input[benchEvent]{topic, ev})
 	if err != nil {
 		return err
 	}
@@ -138,7 +139,7 @@ func benchViews(p *Projector, topic eventlog.Topic, ev Decoder[benchEvent]) erro
 			r.Units += ev.Units
 			r.Revenue[ev.Currency] += ev.Total
 			return r
-		}}, topic, ev)
+		}}, Input[benchEvent]{topic, ev})
 }
 
 // A packedLog is a log in memory whose records weigh on the garbage collector as little as those of a broker do: they are made
@@ -158,6 +159,14 @@ var packedHeaders = []string{"ce_specversion", "ce_source", "content-type", "ce_
 
 func (l *packedLog) open(_ context.Context, from []eventlog.Cursor) (source, error) {
 	return &packedSource{l, from}, nil
+}
+
+func (l *packedLog) EndsAt(ctx context.Context, t eventlog.Topic, _ time.Time) ([]int64, error) {
+	return l.Ends(ctx, t)
+}
+
+func (l *packedLog) RecordAt(context.Context, eventlog.Topic, es.Position) (eventlog.Record, error) {
+	return eventlog.Record{}, errors.ErrUnsupported
 }
 
 func (l *packedLog) Ends(context.Context, eventlog.Topic) ([]int64, error) {
@@ -273,19 +282,7 @@ func BenchmarkBuild(b *testing.B) {
 		b.Run(fmt.Sprintf("confirmed=%v", confirm), func(b *testing.B) {
 			log, ev := newBenchLog(b, b.N, confirm)
 			runtime.GC()
-			dir := b.TempDir() + "/db"
-			db, err := store.Open(dir, store.Options{MemTable: 32 << 20})
-			if err != nil {
-				b.Fatal(err)
-			}
-			defer db.Close()
-			p, err := newProjector(Config{Store: db, WaitMax: time.Hour}, log)
-			if err != nil {
-				b.Fatal(err)
-			}
-			if err := benchViews(p, log.topic, ev); err != nil {
-				b.Fatal(err)
-			}
+			p := opened(b, Config{WaitMax: time.Hour, StoreOptions: store.Options{MemTable: 32 << 20}}, log, func(p *Projector) error { return benchViews(p, log.topic, ev) })
 			ctx, cancel := context.WithCancel(b.Context())
 			b.ResetTimer()
 			cpu := cpuTime()
@@ -309,22 +306,8 @@ func BenchmarkBuild(b *testing.B) {
 
 // BenchmarkVisible is the time from an event's arrival in the log to its row in the answer of a query that waits for it.
 func BenchmarkVisible(b *testing.B) {
-	db, err := store.Open(b.TempDir()+"/db", store.Options{})
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer db.Close()
 	log := newLog(12)
-	p, err := newProjector(Config{Store: db}, log)
-	if err != nil {
-		b.Fatal(err)
-	}
-	dec := &jsonDecoder{}
-	for _, err := range []error{Add(p, ordersView(), log.topic, dec), Add(p, customersView(), log.topic, dec), Add(p, salesView(), log.topic, dec)} {
-		if err != nil {
-			b.Fatal(err)
-		}
-	}
+	p := opened(b, Config{}, log, testViews(log)...)
 	ctx, cancel := context.WithCancel(b.Context())
 	done := make(chan error, 1)
 	go func() { done <- p.Run(ctx) }()

@@ -19,7 +19,7 @@ func FuzzStoredRow(f *testing.F) {
 	row.event, row.values = makeEventID("not a uuid"), nil
 	f.Add(row.appendBinary(nil))
 	f.Add([]byte{})
-	f.Add([]byte{1, 0, 0, 0})
+	f.Add([]byte{rowFormat, 0, 0, 0, 0})
 	f.Add(bytes.Repeat([]byte{0xff}, 40))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var s, again storedRow
@@ -62,9 +62,9 @@ func FuzzEventID(f *testing.F) {
 // FuzzCursor: no text is a valid cursor but those that were given out.
 func FuzzCursor(f *testing.F) {
 	p := &Projector{mac: bytes.Repeat([]byte{7}, 32)}
-	v := newView(ordersView(), eventlog.Topic{Name: "t", Partitions: 1})
-	q := Query{Index: "status", Value: "placed"}
-	good := p.sign(&v.viewState, &q, "o-1")
+	g := &generation{view: &view{name: "orders"}, born: birth{Version: 1, Build: 1}}
+	q := Query{Index: "status", Equal: []string{"placed"}}
+	good := p.sign(g, &q, []byte("io-1"))
 	f.Add(good)
 	f.Add("")
 	f.Add(good + "A")
@@ -74,11 +74,11 @@ func FuzzCursor(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) {
 		q := q
 		q.Cursor = s
-		last, err := p.verify(&v.viewState, &q)
+		last, err := p.verify(g, &q)
 		switch {
 		case err != nil && !errors.Is(err, ErrCursor):
 			t.Errorf("%q: %v is not ErrCursor", s, err)
-		case err == nil && p.sign(&v.viewState, &q, last) != s:
+		case err == nil && p.sign(g, &q, last) != s:
 			t.Errorf("%q passes for the cursor after %q", s, last)
 		}
 	})

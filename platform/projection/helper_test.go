@@ -79,9 +79,9 @@ func ordersView() es.View[orderRow, change] {
 			r.Log = append(r.Log, fmt.Sprint(e.Version))
 			return r
 		},
-		Indexes: map[string]func(orderRow) string{
-			"customer": func(r orderRow) string { return r.Customer },
-			"status":   func(r orderRow) string { return r.Status },
+		Indexes: map[string]es.Index[orderRow]{
+			"customer": es.By(es.Text(func(r orderRow) string { return r.Customer })),
+			"status":   es.By(es.Text(func(r orderRow) string { return r.Status })),
 		},
 	}
 }
@@ -236,6 +236,24 @@ func (l *memLog) Ends(context.Context, eventlog.Topic) ([]int64, error) {
 	return ends, nil
 }
 
+func (l *memLog) EndsAt(_ context.Context, _ eventlog.Topic, at time.Time) ([]int64, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	ends := make([]int64, len(l.records))
+	for i, records := range l.records {
+		for ends[i] < int64(len(records)) && records[ends[i]].Time.Before(at) {
+			ends[i]++
+		}
+	}
+	return ends, nil
+}
+
+func (l *memLog) RecordAt(_ context.Context, _ eventlog.Topic, at es.Position) (eventlog.Record, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.records[at.Partition][at.Offset], nil
+}
+
 type memSource struct {
 	log *memLog
 	at  []eventlog.Cursor
@@ -293,13 +311,12 @@ type rig struct {
 	cfg  Config
 	dec  *jsonDecoder
 	p    *Projector
-	db   *store.DB
 	done chan error // what Run returned
 	stop func() error
 }
 
 func newRig(t *testing.T, partitions int32) *rig {
-	r := &rig{t: t, dir: t.TempDir() + "/db", log: newLog(partitions), dec: &jsonDecoder{}}
+	r := &rig{t: t, dir: t.TempDir() + "/views", log: newLog(partitions), dec: &jsonDecoder{}}
 	t.Cleanup(r.close)
 	return r
 }
@@ -307,12 +324,7 @@ func newRig(t *testing.T, partitions int32) *rig {
 // start opens the store and runs a projector.
 func (r *rig) start(add ...func(*Projector) error) {
 	r.t.Helper()
-	db, err := store.Open(r.dir, store.Options{})
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	r.db = db
-	r.cfg.Store = db
+	r.cfg.Dir = r.dir
 	p, err := newProjector(r.cfg, r.log)
 	if err != nil {
 		r.t.Fatal(err)
@@ -325,6 +337,9 @@ func (r *rig) start(add ...func(*Projector) error) {
 			r.t.Fatal(err)
 		}
 	}
+	if err := p.Open(); err != nil {
+		r.t.Fatal(err)
+	}
 	r.p = p
 	ctx, cancel := context.WithCancel(r.t.Context())
 	done := make(chan error, 1)
@@ -333,12 +348,42 @@ func (r *rig) start(add ...func(*Projector) error) {
 	r.stop = func() error { cancel(); return <-done }
 }
 
-func (r *rig) views() []func(*Projector) error {
+func (r *rig) views() []func(*Projector) error { return viewsOf(r.log, r.dec) }
+
+func testViews(l *memLog) []func(*Projector) error { return viewsOf(l, &jsonDecoder{}) }
+
+func viewsOf(l *memLog, d *jsonDecoder) []func(*Projector) error {
 	return []func(*Projector) error{
-		func(p *Projector) error { return Add(p, ordersView(), r.log.topic, r.dec) },
-		func(p *Projector) error { return Add(p, customersView(), r.log.topic, r.dec) },
-		func(p *Projector) error { return Add(p, salesView(), r.log.topic, r.dec) },
+		func(p *Projector) error { return Add(p, ordersView(), Input[change]{l.topic, d}) },
+		func(p *Projector) error { return Add(p, customersView(), Input[change]{l.topic, d}) },
+		func(p *Projector) error { return Add(p, salesView(), Input[change]{l.topic, d}) },
 	}
+}
+
+// opened returns a projector that is open and closed with the test.
+func opened(t testing.TB, cfg Config, log journal, add ...func(*Projector) error) *Projector {
+	t.Helper()
+	if cfg.Dir == "" {
+		cfg.Dir = t.TempDir() + "/views"
+	}
+	p, err := newProjector(cfg, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range add {
+		if err := f(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := p.Open(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return p
 }
 
 func (r *rig) close() {
@@ -349,7 +394,7 @@ func (r *rig) close() {
 		r.t.Errorf("Run: %v", err)
 	}
 	r.stop = nil
-	if err := r.db.Close(); err != nil {
+	if err := r.p.Close(); err != nil {
 		r.t.Errorf("Close: %v", err)
 	}
 }
@@ -360,6 +405,21 @@ func (r *rig) wait(views ...string) {
 	for _, v := range views {
 		if _, err := r.p.List(r.t.Context(), v, Query{Limit: 1}, r.log.last()); err != nil {
 			r.t.Fatalf("view %s: %v", v, err)
+		}
+	}
+}
+
+// ready waits until all views have caught up, new versions among them.
+func (r *rig) ready() {
+	r.t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	late := time.After(20 * time.Second)
+	for !r.p.CaughtUp() {
+		select {
+		case <-tick.C:
+		case <-late:
+			r.t.Fatalf("not ready: %+v", r.p.Status())
 		}
 	}
 }
@@ -432,8 +492,9 @@ func oracle[R any](l *memLog, v es.View[R, change], applied es.Positions) (rows 
 	for key, s := range states {
 		rows[key] = s.text
 		for name, f := range v.Indexes {
-			if value := f(s.row); value != "" {
-				indexed[name+"="+value] = append(indexed[name+"="+value], key)
+			if value, empty := f.Parts[0].Append(nil, s.row); !empty {
+				text := string(value[:len(value)-2])
+				indexed[name+"="+text] = append(indexed[name+"="+text], key)
 			}
 		}
 	}
@@ -459,7 +520,7 @@ func checkOrders(ctx context.Context, p *Projector, l *memLog) error {
 			break
 		}
 		name, value, _ := strings.Cut(at, "=")
-		rows, now, err := dump(ctx, p, "orders", Query{Index: name, Value: value})
+		rows, now, err := dump(ctx, p, "orders", Query{Index: name, Equal: []string{value}})
 		if err != nil {
 			return err
 		}

@@ -7,30 +7,39 @@ import (
 	"github.com/millrace/millrace/platform/store"
 )
 
-// The first byte of a key says what it is for. Everything of a view is under its name and version, so that another version of it
-// neither sees nor touches it.
+// The first byte of a key says what it is for. A store is that of one generation of one view, so that keys need not say which.
 const (
-	rowSpace    = 'r' // view, row key → stored row
-	indexSpace  = 'i' // view, index, value, row key → nothing
-	cursorSpace = 'c' // view, topic, partition → eventlog.Cursor
-	shapeSpace  = 'v' // view → its index names
-	macSpace    = 'k' // the key that signs paging cursors
+	rowSpace     = 'r' // row key → stored row
+	indexSpace   = 'i' // number of the index, its parts, row key → nothing
+	cursorSpace  = 'c' // topic, partition → eventlog.Cursor
+	shapeSpace   = 's' // → shape
+	letterSpace  = 'd' // number of the topic, stream, offset → letter
+	discardSpace = 'D' // number of the topic, stream, offset → letter
 )
 
-func viewKey(space byte, name string, version int) []byte {
-	k := store.AppendString([]byte{space}, name)
-	return binary.BigEndian.AppendUint32(k, uint32(version))
-}
-
-func cursorKey(name string, version int, tp es.TopicPartition) []byte {
-	k := store.AppendString(viewKey(cursorSpace, name, version), tp.Topic)
+func cursorKey(tp es.TopicPartition) []byte {
+	k := store.AppendString([]byte{cursorSpace}, tp.Topic)
 	return binary.BigEndian.AppendUint32(k, uint32(tp.Partition))
 }
 
-// appendIndexKey appends the key of an index entry; prefix is that of the view's indexes.
-func appendIndexKey(dst, prefix []byte, index, value, key string) []byte {
-	dst = append(dst, prefix...)
-	dst = store.AppendString(dst, index)
-	dst = store.AppendString(dst, value)
-	return store.AppendString(dst, key)
+// appendRowKey appends the key of a row; nothing follows the row's key, so it needs no end.
+func appendRowKey(dst []byte, key string) []byte { return append(append(dst, rowSpace), key...) }
+
+// appendIndexPrefix appends how the keys of an index begin.
+func appendIndexPrefix(dst []byte, index int) []byte { return append(dst, indexSpace, byte(index)) }
+
+// appendIndexKey appends the key of an index entry; parts is what the index's parts took from the row.
+func appendIndexKey(dst []byte, index int, parts, key string) []byte {
+	return append(append(appendIndexPrefix(dst, index), parts...), key...)
+}
+
+// streamKey is how a stream is known among those that have dead letters.
+func streamKey(topic int, stream string) string { return string(rune(topic)) + stream }
+
+func letterPrefix(space byte, topic int, stream string) []byte {
+	return store.AppendString([]byte{space, byte(topic)}, stream)
+}
+
+func letterKey(space byte, topic int, stream string, offset int64) []byte {
+	return store.AppendInt64(letterPrefix(space, topic, stream), offset)
 }

@@ -126,15 +126,11 @@ func TestOnKafka(t *testing.T) {
 			dir := t.TempDir() + "/db"
 			var positions es.Positions
 			for round := range 3 {
-				db, err := store.Open(dir, store.Options{})
+				p, err := New(Config{Log: c, Dir: dir, WaitMax: 20 * time.Second})
 				if err != nil {
 					t.Fatal(err)
 				}
-				p, err := New(Config{Log: c, Store: db, WaitMax: 20 * time.Second})
-				if err != nil {
-					t.Fatal(err)
-				}
-				if err := benchViews(p, w.topic, w.events); err != nil {
+				if err := errors.Join(benchViews(p, w.topic, w.events), p.Open()); err != nil {
 					t.Fatal(err)
 				}
 				runCtx, stop := context.WithCancel(ctx)
@@ -169,7 +165,7 @@ func TestOnKafka(t *testing.T) {
 				if err := <-done; err != nil {
 					t.Error(err)
 				}
-				if err := db.Close(); err != nil {
+				if err := p.Close(); err != nil {
 					t.Error(err)
 				}
 				// While the projector is away.
@@ -190,18 +186,8 @@ func BenchmarkBuildKafka(b *testing.B) {
 				for _, o := range w.owners {
 					o.Release()
 				}
-				db, err := store.Open(b.TempDir()+"/db", store.Options{MemTable: 32 << 20})
-				if err != nil {
-					b.Fatal(err)
-				}
-				defer db.Close()
-				p, err := New(Config{Log: c, Store: db, WaitMax: time.Hour})
-				if err != nil {
-					b.Fatal(err)
-				}
-				if err := benchViews(p, w.topic, w.events); err != nil {
-					b.Fatal(err)
-				}
+				p := opened(b, Config{WaitMax: time.Hour, StoreOptions: store.Options{MemTable: 32 << 20}}, clientJournal{c},
+					func(p *Projector) error { return benchViews(p, w.topic, w.events) })
 				ctx, cancel := context.WithCancel(b.Context())
 				b.ResetTimer()
 				cpu := cpuTime()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"sort"
 	"sync"
 	"time"
 
@@ -150,6 +151,11 @@ func (p *piece) cursorAt(i int) eventlog.Cursor {
 	return c
 }
 
+// index returns the number of the first record from an offset on.
+func (p *piece) index(offset int64) int {
+	return sort.Search(len(p.records), func(i int) bool { return p.records[i].Position.Offset >= offset })
+}
+
 // split cuts a piece before records[i]; the pieces are not decoded.
 func (p *piece) split(i int) (a, b piece) {
 	mid := p.cursorAt(i)
@@ -197,28 +203,6 @@ func (l *lane) chunks(fetched []eventlog.Fetched, most int) []*chunk {
 		out = append(out, cur)
 	}
 	return out
-}
-
-// halves cuts a decoded chunk in two that are decoded anew, or returns nil if it has one record only.
-func (c *chunk) halves() []*chunk {
-	if c.events < 2 {
-		return nil
-	}
-	a, b := &chunk{}, &chunk{}
-	for _, p := range c.pieces {
-		room := c.events/2 - a.events
-		switch {
-		case room == 0 && b.events+a.events > 0:
-			b.pieces, b.events = append(b.pieces, p), b.events+len(p.records)
-		case len(p.records) <= room:
-			a.pieces, a.events = append(a.pieces, p), a.events+len(p.records)
-		default:
-			x, y := p.split(room)
-			a.pieces, a.events = append(a.pieces, x), a.events+len(x.records)
-			b.pieces, b.events = append(b.pieces, y), b.events+len(y.records)
-		}
-	}
-	return []*chunk{a, b}
 }
 
 // A part is what a lane knows of one partition. Its cursor belongs to the fetching goroutine.

@@ -1,17 +1,19 @@
 // Package projection keeps read models up to date: it folds the events of a log into rows by key, stores each row with the position
 // of the event that changed it last in the same transaction as the positions read so far, and answers queries from what is
-// committed. It skips nothing: a view that cannot handle an event stops reading that partition there, says so, and tries
-// again when it is started anew.
+// committed. It skips nothing: a view that cannot handle an event stops reading that partition there, or parks it with all that
+// follow in its stream, as the view says. Each build of a view has a store of its own, so that a new one is made, compared and switched to
+// while the old one serves.
 package projection
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
@@ -25,26 +27,32 @@ import (
 	"github.com/millrace/millrace/platform/store"
 )
 
-// A Config sets up a Projector. Zero fields mean the default that is named; Log and Store must be given.
+// A Config sets up a Projector. Zero fields mean the default that is named; Log and Dir must be given.
 type Config struct {
 	Log    *eventlog.Client // what is read
-	Store  *store.DB        // where the rows are; other packages may use it too
+	Dir    string           // where the views are kept: a directory for each, with one for each build in it
 	Logger *slog.Logger     // discards by default
+	// StoreOptions are those of each build's store.
+	StoreOptions store.Options
 	// WaitMax is how long a query waits for the positions it asks for; 2 s.
 	WaitMax time.Duration
-	// BatchEvents is how many events one transaction takes while a view is behind; 16384. It takes fewer when their rows fill the
+	// BatchEvents is how many events one transaction takes while a view is behind; 131072. It takes fewer when their rows fill the
 	// transaction. A view that has caught up commits at once, whatever there is.
 	BatchEvents int
-	// CatchUpRate bounds the events per second that are read while a view is behind, so that a rebuild leaves others room; 0 = no bound.
+	// CatchUpRate bounds the events per second that are read while a view is behind, so that a build leaves others room; 0 = no bound.
 	CatchUpRate int
-	// CacheBytes is about how much memory the rows of all views take; 64 MiB.
+	// CacheBytes is about how much memory the rows of all views take; 128 MiB.
 	CacheBytes int64
+	// Manual leaves the builds of new versions of a view beside the old one until Switch is called; else they take over when they have caught up.
+	Manual bool
 }
 
 // A journal is the log as far as a projector needs it.
 type journal interface {
 	open(ctx context.Context, from []eventlog.Cursor) (source, error)
 	Ends(ctx context.Context, topic eventlog.Topic) ([]int64, error)
+	EndsAt(ctx context.Context, topic eventlog.Topic, at time.Time) ([]int64, error)
+	RecordAt(ctx context.Context, topic eventlog.Topic, at es.Position) (eventlog.Record, error)
 }
 
 // A source reads the log.
@@ -63,23 +71,30 @@ func (c clientJournal) open(ctx context.Context, from []eventlog.Cursor) (source
 	return s, nil
 }
 
-// A Projector feeds views from the log and answers queries on them. Add its views first, then Run it; queries can be made from the
-// first Add on and are safe for concurrent use.
+// A Projector feeds views from the log and answers queries on them. Add its views first, then Open them, then Run it; queries can be made
+// from Open on, verbs like Rebuild while it runs, and all are safe for concurrent use.
 type Projector struct {
 	cfg      Config
 	log      journal
-	folds    []fold
-	byName   map[string]*viewState
+	views    []*view
+	byName   map[string]*view
 	decoders map[string][]decoder // by topic
 	known    map[decoded]int      // numbers of the decoders
 	topics   map[string]eventlog.Topic
 	mac      []byte
 	ends     ends
+	opened   bool
+
 	running  atomic.Bool
 	caughtUp atomic.Bool
+	wake     chan struct{} // a build has caught up
+	failed   chan error
+	lanes    sync.WaitGroup
+	mu       sync.Mutex
+	ctx      context.Context // of Run; nil = it does not run
 }
 
-// New returns a projector without views, or ErrConfig, or what the store fails with.
+// New returns a projector without views, or ErrConfig.
 func New(cfg Config) (*Projector, error) {
 	if cfg.Log == nil {
 		return nil, ErrConfig.Because("Log is not set")
@@ -88,44 +103,20 @@ func New(cfg Config) (*Projector, error) {
 }
 
 func newProjector(cfg Config, log journal) (*Projector, error) {
-	if cfg.Store == nil {
-		return nil, ErrConfig.Because("Store is not set")
+	if cfg.Dir == "" {
+		return nil, ErrConfig.Because("Dir is not set")
 	}
 	if cfg.WaitMax < 0 || cfg.BatchEvents < 0 || cfg.CatchUpRate < 0 || cfg.CacheBytes < 0 {
 		return nil, ErrConfig.Because("WaitMax, BatchEvents, CatchUpRate and CacheBytes may not be negative")
 	}
 	cfg.WaitMax = cmp.Or(cfg.WaitMax, 2*time.Second)
-	cfg.BatchEvents = cmp.Or(cfg.BatchEvents, 16384)
-	cfg.CacheBytes = cmp.Or(cfg.CacheBytes, 64<<20)
+	cfg.BatchEvents = cmp.Or(cfg.BatchEvents, 1<<17)
+	cfg.CacheBytes = cmp.Or(cfg.CacheBytes, 128<<20)
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	p := &Projector{cfg: cfg, log: log, byName: map[string]*viewState{}, decoders: map[string][]decoder{}, known: map[decoded]int{},
-		topics: map[string]eventlog.Topic{}}
-	return p, p.signingKey()
-}
-
-// signingKey reads the key that signs cursors, or makes it: cursors are good for as long as the store is.
-func (p *Projector) signingKey() error {
-	at := []byte{macSpace}
-	err := p.cfg.Store.Read(func(r *store.Reader) error {
-		var err error
-		p.mac, err = r.Get(at)
-		return err
-	})
-	if err == nil && len(p.mac) != 32 {
-		return damaged("the key of the cursors has a wrong length")
-	}
-	if !errors.Is(err, store.ErrNotFound) {
-		return err
-	}
-	p.mac = make([]byte, 32)
-	rand.Read(p.mac)
-	b := p.cfg.Store.NewBatch()
-	if err := b.Set(at, p.mac); err != nil {
-		return err
-	}
-	return b.Commit()
+	return &Projector{cfg: cfg, log: log, byName: map[string]*view{}, decoders: map[string][]decoder{}, known: map[decoded]int{},
+		topics: map[string]eventlog.Topic{}, wake: make(chan struct{}, 1), failed: make(chan error, 1)}, nil
 }
 
 // A decoded is what a decoder yields: the events of a topic as a Go type.
@@ -134,213 +125,263 @@ type decoded struct {
 	event reflect.Type
 }
 
-var viewName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,62}$`)
-var indexName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,62}$`)
+var (
+	viewName  = regexp.MustCompile(`^[a-z][a-z0-9-]{0,62}$`)
+	indexName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,62}$`)
+)
 
-// reserved are the query parameters that mean something else than an index.
-var reserved = []string{"from", "to", "limit", "cursor", "prefix", "index", "where", "explain"}
+// Reserved are the query parameters that mean something else than an index.
+var Reserved = []string{"from", "to", "prefix", "order", "limit", "cursor", "index", "where", "fields", "count", "explain", "changed_by"}
 
-// Add adds a view of the events of topic, which ev decodes, usually *eventlog.Events. It must not be called after Run. It returns ErrView for a
-// view that cannot work: a malformed or repeated name, missing functions, a row type that JSON changes, other indexes than the
-// stored rows of this version have. Views of the same topic and event type share one decoder, that of the first of them: they get
-// the same events, and must not write to what these refer to.
-func Add[R, E any](p *Projector, v es.View[R, E], topic eventlog.Topic, ev Decoder[E]) error {
+const maxIndexes = 100
+
+// An Input is a topic that a view reads, with what decodes its events, usually *eventlog.Events. A view whose events E are those of
+// several topics has an Input for each.
+type Input[E any] struct {
+	Topic  eventlog.Topic
+	Events Decoder[E]
+}
+
+// Add adds a version of a view of the events of its inputs, at least one. It must not be called after Open. Several versions of a view are
+// kept up to date together. It returns ErrView for a view that cannot work: a malformed name, a repeated version, missing functions, a
+// row type that JSON changes. Views of the same topic and event type share one decoder, that of the first of them: they get the same
+// events, and must not write to what these refer to.
+func Add[R, E any](p *Projector, v es.View[R, E], inputs ...Input[E]) error {
 	bad := func(format string, args ...any) error {
 		return ErrView.Because("view %q: %s", v.Name, fmt.Sprintf(format, args...))
 	}
 	switch {
-	case p.running.Load():
-		return bad("it is added after Run")
+	case p.opened:
+		return bad("it is added after Open")
 	case !viewName.MatchString(v.Name):
 		return bad("its name must be lower case letters, digits and dashes, 63 at most")
-	case p.byName[v.Name] != nil:
-		return bad("there is one of this name already")
+	case p.byName[v.Name] != nil && p.byName[v.Name].codes[v.Version] != nil:
+		return bad("there is one of this name and version %d already", v.Version)
 	case v.Version < 0 || v.Version > 1<<31-1:
 		return bad("version %d is out of range", v.Version)
-	case v.Key == nil || v.Apply == nil:
-		return bad("Key and Apply must be set")
-	case topic.Name == "" || topic.Partitions < 1:
-		return bad("it has no topic")
-	case p.topics[topic.Name].Partitions != 0 && p.topics[topic.Name] != topic:
-		return bad("the topic %s is not the one that other views read", topic.Name)
+	case (v.Key == nil) != (v.Apply == nil) || (v.Keys == nil) != (v.ApplyTo == nil) || (v.Key == nil) == (v.Keys == nil):
+		return bad("either Key and Apply must be set, or Keys and ApplyTo")
+	case v.OnError != es.Halt && v.OnError != es.Park:
+		return bad("OnError must be Halt or Park")
+	case len(inputs) == 0 || len(inputs) > 100:
+		return bad("it has %d topics, 1 to 100 are possible", len(inputs))
+	case len(v.Indexes) > maxIndexes:
+		return bad("it has %d indexes, at most %d are possible", len(v.Indexes), maxIndexes)
 	}
-	for name, f := range v.Indexes {
-		if f == nil || !indexName.MatchString(name) || slices.Contains(reserved, name) {
-			return bad("index %q: its name must be lower case letters, digits and underscores, none of %s, and its function be set",
-				name, strings.Join(reserved, ", "))
+	for name, x := range v.Indexes {
+		if len(x.Parts) == 0 || !indexName.MatchString(name) || slices.Contains(Reserved, name) {
+			return bad("index %q: its name must be lower case letters, digits and underscores, none of %s, and it must have parts",
+				name, strings.Join(Reserved, ", "))
 		}
 	}
 	if err := checkRowType(reflect.TypeFor[R]()); err != nil {
 		return bad("%s", err)
 	}
-	f := newView(v, topic)
-	empty, err := p.load(&f.viewState)
-	if err != nil {
-		return err
+	slices.SortFunc(inputs, func(a, b Input[E]) int { return cmp.Compare(a.Topic.Name, b.Topic.Name) })
+	for i, in := range inputs {
+		switch {
+		case in.Topic.Name == "" || in.Topic.Partitions < 1:
+			return bad("it has no topic")
+		case p.topics[in.Topic.Name].Partitions != 0 && p.topics[in.Topic.Name] != in.Topic:
+			return bad("the topic %s is not the one that other views read", in.Topic.Name)
+		case i > 0 && inputs[i-1].Topic.Name == in.Topic.Name:
+			return bad("the topic %s is there twice", in.Topic.Name)
+		}
 	}
-	if empty {
-		f.fresh()
+	c := newCode(v)
+	for _, in := range inputs {
+		c.shape.Topics = append(c.shape.Topics, in.Topic.Name)
+		c.inputs = append(c.inputs, input{topic: in.Topic, decoder: p.decoder(decoded{in.Topic.Name, reflect.TypeFor[E]()}, typedDecoder[E]{in.Events})})
+		p.topics[in.Topic.Name] = in.Topic
 	}
-	what := decoded{topic.Name, reflect.TypeFor[E]()}
+	u := p.byName[v.Name]
+	if u == nil {
+		u = &view{p: p, name: v.Name, dir: filepath.Join(p.cfg.Dir, v.Name), codes: map[int]*code{}, builds: map[string]*generation{}}
+		p.byName[v.Name] = u
+		p.views = append(p.views, u)
+	}
+	u.codes[v.Version] = c
+	return nil
+}
+
+// decoder returns the number of a decoder among those of its topic.
+func (p *Projector) decoder(what decoded, d decoder) int {
 	n, ok := p.known[what]
 	if !ok {
-		n = len(p.decoders[topic.Name])
+		n = len(p.decoders[what.topic])
 		p.known[what] = n
-		p.decoders[topic.Name] = append(p.decoders[topic.Name], typedDecoder[E]{ev})
+		p.decoders[what.topic] = append(p.decoders[what.topic], d)
 	}
-	f.decoder = n
-	p.topics[topic.Name] = topic
-	p.byName[v.Name] = &f.viewState
-	p.folds = append(p.folds, f)
-	return nil
+	return n
 }
 
-// load reads how far a view is, and reports whether the store has nothing of it.
-func (p *Projector) load(v *viewState) (empty bool, err error) {
-	v.parts = make([]atomic.Pointer[part], v.topic.Partitions)
-	v.waiters = map[*waiter]struct{}{}
-	if err := p.readCursors(v); err != nil {
-		return false, err
+// Open opens what is stored of the views, and begins the builds of those that are new. Errors: ErrView for a view whose stored rows do not
+// fit its code, ErrControl, the store's.
+func (p *Projector) Open() error {
+	if p.opened {
+		return nil
 	}
-	shape := []byte(strings.Join(v.indexNames, ","))
-	at := viewKey(shapeSpace, v.name, v.version)
-	var stored []byte
-	err = p.cfg.Store.Read(func(r *store.Reader) error {
-		var err error
-		stored, err = r.Get(at)
+	p.opened = true
+	if err := p.signingKey(); err != nil {
 		return err
-	})
-	empty = errors.Is(err, store.ErrNotFound)
-	switch {
-	case empty:
-		b := p.cfg.Store.NewBatch()
-		if err := b.Set(at, shape); err != nil {
-			return false, err
-		}
-		if err := b.Commit(); err != nil {
-			return false, err
-		}
-	case err != nil:
-		return false, fmt.Errorf("projection: view %s: %w", v.name, err)
-	case !bytes.Equal(stored, shape):
-		return false, ErrView.Because("view %q, version %d: its rows were stored with the indexes [%s], its code has [%s]", v.name, v.version, stored, shape).
-			WithFix("raise the view's Version: it is built anew")
 	}
-	v.shown.Store(&shown{parts: v.progress()})
-	return empty, nil
-}
-
-// readCursors sets how far a view is to what the store has.
-func (p *Projector) readCursors(v *viewState) error {
-	n := int(v.topic.Partitions)
-	v.cursors, v.handed = make([]eventlog.Cursor, n), make([]eventlog.Cursor, n)
-	v.halts, v.handedHalts = make([]*halt, n), make([]*halt, n)
-	v.times, v.handedTimes = make([]time.Time, n), make([]time.Time, n)
-	err := p.cfg.Store.Read(func(r *store.Reader) error {
-		for i := range v.cursors {
-			v.cursors[i] = v.topic.Start(int32(i))
-			form, err := r.Get(cursorKey(v.name, v.version, v.cursors[i].TopicPartition))
-			if errors.Is(err, store.ErrNotFound) {
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			if err := v.cursors[i].UnmarshalBinary(form); err != nil {
-				return err
-			}
+	for _, v := range p.views {
+		if err := v.open(); err != nil {
+			return errors.Join(err, p.Close())
 		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("projection: view %s: %w", v.name, err)
 	}
-	copy(v.handed, v.cursors)
 	return nil
 }
 
-// Run keeps the views up to date until ctx ends, and then returns nil. A view that halts does not end it: it goes on serving, and
-// Status says why. It returns an error when the log cannot be read without a gap, when the store fails, or at once if it runs already.
-func (p *Projector) Run(ctx context.Context) error {
-	if !p.running.CompareAndSwap(false, true) {
-		return ErrConfig.Because("Run may be called once")
-	}
-	if len(p.folds) == 0 {
-		<-ctx.Done()
-		return nil
-	}
-	targets := map[string][]int64{}
-	for name, topic := range p.topics {
-		ends, err := p.log.Ends(ctx, topic)
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return fmt.Errorf("projection: the ends of %s: %w", name, err)
-		}
-		targets[name] = ends
-	}
-	budget := p.cfg.CacheBytes / int64(len(p.folds))
-	for _, f := range p.folds {
-		f.(interface{ setBudget(int64) }).setBudget(budget)
-	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	lanes := p.lanes()
-	var wg sync.WaitGroup
-	errs := make([]error, len(lanes))
-	for _, l := range lanes {
-		l.aim(targets)
-	}
-	p.CaughtUp()
-	for i, l := range lanes {
-		wg.Go(func() {
-			if errs[i] = l.run(ctx); errs[i] != nil {
-				cancel(errs[i])
-			}
-		})
-	}
-	wg.Wait()
-	for _, f := range p.folds {
-		f.state().unsnap()
+// Close closes the stores; Run must have ended.
+func (p *Projector) Close() error {
+	var errs []error
+	for _, v := range p.views {
+		errs = append(errs, v.close())
 	}
 	return errors.Join(errs...)
 }
 
-// laneSlack is how many events views may be apart and still be read together. One that is further behind, a new one above all,
+// signingKey reads the key that signs cursors, or makes it: cursors are good for as long as the directory is.
+func (p *Projector) signingKey() error {
+	path := filepath.Join(p.cfg.Dir, "cursor.key")
+	key, err := os.ReadFile(path)
+	if err == nil && len(key) == 32 {
+		p.mac = key
+		return nil
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return ErrControl.Because("%s", path).Wrap(err)
+	}
+	p.mac = make([]byte, 32)
+	rand.Read(p.mac)
+	if err := os.MkdirAll(p.cfg.Dir, 0o700); err != nil {
+		return ErrControl.Because("%s", p.cfg.Dir).Wrap(err)
+	}
+	if err := store.ReplaceFile(path, p.mac); err != nil {
+		return ErrControl.Because("%s", path).Wrap(err)
+	}
+	return nil
+}
+
+// budget is how many bytes of rows one build keeps in memory.
+func (p *Projector) budget() int64 { return p.cfg.CacheBytes / int64(max(1, len(p.views))) }
+
+// Run keeps the views up to date until ctx ends, and then returns nil. A view that halts does not end it: it goes on serving, and
+// Status says why. It returns an error when the log cannot be read without a gap, when a store fails, or at once if it runs already.
+func (p *Projector) Run(ctx context.Context) error {
+	if !p.running.CompareAndSwap(false, true) {
+		return ErrConfig.Because("Run may be called once")
+	}
+	if err := p.Open(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	p.mu.Lock()
+	p.ctx = ctx
+	p.mu.Unlock()
+	var gs []*generation
+	for _, v := range p.views {
+		gs = append(gs, v.runnable()...)
+	}
+	for _, together := range group(gs) {
+		p.start(0, p.cfg.CatchUpRate, together...)
+	}
+	var err error
+	for err == nil && ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case err = <-p.failed:
+		case <-p.wake:
+			for _, v := range p.views {
+				err = errors.Join(err, v.advance())
+			}
+		}
+	}
+	cancel()
+	p.lanes.Wait()
+	select {
+	case e := <-p.failed:
+		err = errors.Join(err, e)
+	default:
+	}
+	return err
+}
+
+// start has a lane of their own read for generations, unless Run has ended or does not run yet.
+func (p *Projector) start(careful, rate int, gs ...*generation) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ctx == nil || p.ctx.Err() != nil {
+		return
+	}
+	l, ctx := newLane(p, cmp.Or(rate, p.cfg.CatchUpRate)), p.ctx
+	for _, g := range gs {
+		if err := l.add(g, careful); err != nil {
+			p.fail(err)
+			for _, r := range l.runners {
+				r.quit()
+			}
+			return
+		}
+	}
+	p.lanes.Go(func() {
+		if err := l.run(ctx); err != nil {
+			p.fail(err)
+		}
+	})
+}
+
+// fail ends Run.
+func (p *Projector) fail(err error) {
+	select {
+	case p.failed <- err:
+	default: // one error ends all
+	}
+}
+
+// settled notes that a generation has committed something.
+func (p *Projector) settled(g *generation) {
+	if g.reached.Load() && !p.caughtUp.Load() || g.born.Auto && g.reached.Load() {
+		select {
+		case p.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// laneSlack is how many events builds may be apart and still be read together. One that is further behind, a new one above all,
 // gets a reader of its own, so that the others need not wait for it.
 const laneSlack = 100_000
 
-// lanes groups the views by how far they are.
-func (p *Projector) lanes() []*lane {
-	type place struct {
-		fold fold
-		sum  int64
-	}
-	var places []place
-	for _, f := range p.folds {
-		sum := int64(0)
-		for _, c := range f.state().cursors {
-			sum += c.Next
+// group puts generations together that read the same topics and are about as far.
+func group(gs []*generation) [][]*generation {
+	sum := func(g *generation) (n int64) {
+		for _, c := range g.cursors {
+			n += c.Next
 		}
-		places = append(places, place{f, sum})
+		return n
 	}
-	slices.SortStableFunc(places, func(a, b place) int {
-		return cmp.Or(cmp.Compare(a.fold.state().topic.Name, b.fold.state().topic.Name), cmp.Compare(b.sum, a.sum))
+	slices.SortStableFunc(gs, func(a, b *generation) int {
+		return cmp.Or(slices.Compare(a.shape.Topics, b.shape.Topics), cmp.Compare(sum(b), sum(a)))
 	})
-	var lanes []*lane
-	for i, pl := range places {
-		if i == 0 || places[i-1].fold.state().topic.Name != pl.fold.state().topic.Name || !p.near(lanes[len(lanes)-1].folds[0].state(), pl.fold.state()) {
-			lanes = append(lanes, newLane(p))
+	var out [][]*generation
+	for _, g := range gs {
+		if n := len(out); n > 0 && g.born.Rate == 0 && near(out[n-1][0], g) {
+			out[n-1] = append(out[n-1], g)
+			continue
 		}
-		l := lanes[len(lanes)-1]
-		l.add(pl.fold)
+		out = append(out, []*generation{g})
 	}
-	return lanes
+	return out
 }
 
-// near reports whether b is at most laneSlack events away from a, over all partitions.
-func (p *Projector) near(a, b *viewState) bool {
+// near reports whether b is at most laneSlack events away from a, over all partitions of the same topics.
+func near(a, b *generation) bool {
+	if !slices.Equal(a.shape.Topics, b.shape.Topics) {
+		return false
+	}
 	apart := int64(0)
 	for i := range a.cursors {
 		d := a.cursors[i].Next - b.cursors[i].Next

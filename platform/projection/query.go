@@ -2,6 +2,7 @@ package projection
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -23,6 +24,12 @@ const (
 // maxPageBytes ends a page early, at a row at least: rows may be large.
 const maxPageBytes = 8 << 20
 
+// MaxScan is how many rows one page, or one count, looks at.
+const (
+	MaxScan  = 10_000
+	MaxCount = 1_000_000
+)
+
 // A Row is one row of a view.
 type Row struct {
 	Key      string
@@ -36,14 +43,23 @@ type Answer struct {
 	Row     Row
 	Applied es.Positions  // the last offset applied, for each partition of which anything was
 	Lag     time.Duration // the age of the oldest event that is not applied; 0 = caught up
+	Build   string        // the build of the view that answers
 }
 
-// A Query selects rows in the order of their keys. The zero Query selects all.
+// A Query selects rows and says in which order they come: that of the index, rows of equal parts by key; without an index that of the
+// keys. The zero Query selects all.
 type Query struct {
-	Index, Value string // rows whose index has exactly this value; "" = all rows
-	From, To     string // first and last key, both inclusive; "" = no bound
-	Limit        int    // rows per page, 1 to MaxLimit; 0 = DefaultLimit
-	Cursor       string // Page.Next of the page before, "" = the first page
+	Index    string   // "" = by key
+	Equal    []string // what the first parts of the index are, as es.Kind.Parse reads them
+	Prefix   string   // how the next part begins, which must be text, or the key if there is none
+	From, To string   // the first and the last value of the next part, or key, both inclusive; "" = no bound
+	Reverse  bool     // from the last to the first
+	Limit    int      // rows per page, 1 to MaxLimit; 0 = DefaultLimit
+	Cursor   string   // Page.Next of the page before, "" = the first page
+	// Where selects among these rows; nil = all. It is asked for at most MaxScan rows of a page, so that a page may have few rows, or none,
+	// and still not be the last one. Name says what it does: a cursor is for queries with the same one only.
+	Where func(Row) (bool, error)
+	Name  string
 }
 
 // A Page is a part of the rows that a Query selects, all from one state of the view.
@@ -52,31 +68,50 @@ type Page struct {
 	Next    string // the Cursor of the next page; "" = this is the last one
 	Applied es.Positions
 	Lag     time.Duration
+	Build   string
+}
+
+// A Count is how many rows a Query selects.
+type Count struct {
+	Rows    int
+	More    bool // there may be more: MaxCount rows were looked at
+	Applied es.Positions
+	Lag     time.Duration
+}
+
+// live returns the generation of a view that answers queries, or ErrViewNotFound.
+func (p *Projector) live(name string) (*generation, error) {
+	v := p.byName[name]
+	if v == nil {
+		return nil, ErrViewNotFound.Because("%.100q", name)
+	}
+	g, _ := v.serving()
+	return g, nil
 }
 
 // Get returns the row with the key once the view has applied atLeast, which may be empty. The answer's Applied and Lag are set
 // for ErrRowNotFound too. Other errors: ErrViewNotFound, ErrForeignTopic, ErrPositionAhead, ErrNotCaughtUp, es.ErrID for a key that
 // no row can have, and store.ErrDamaged.
 func (p *Projector) Get(ctx context.Context, view, key string, atLeast es.Positions) (Answer, error) {
-	v := p.byName[view]
-	if v == nil {
-		return Answer{}, ErrViewNotFound.Because("%.100q", view)
+	g, err := p.live(view)
+	if err != nil {
+		return Answer{}, err
 	}
 	if err := es.CheckID(key); err != nil {
 		return Answer{}, err
 	}
-	if err := p.wait(ctx, v, atLeast); err != nil {
+	if err := p.wait(ctx, g, atLeast); err != nil {
 		return Answer{}, err
 	}
 	var a Answer
-	err := p.read(v, func(r *store.Reader, s *shown) error {
-		a = Answer{Applied: v.applied(s), Lag: v.lag(s, time.Now())}
+	err = g.read(func(r *store.Reader, s *shown) error {
+		a = Answer{Applied: g.positions(s), Lag: g.lag(s, time.Now()), Build: g.born.id()}
 		var err error
-		a.Row, err = v.readRow(r, key)
+		a.Row, err = g.readRow(r, key)
 		return err
 	})
-	if errors.Is(err, store.ErrNotFound) {
-		return a, ErrRowNotFound.Because("view %s, key %q", v.name, key)
+	if isNotFound(err) {
+		return a, ErrRowNotFound.Because("view %s, key %q", view, key)
 	}
 	if err != nil {
 		return Answer{}, err
@@ -84,65 +119,29 @@ func (p *Projector) Get(ctx context.Context, view, key string, atLeast es.Positi
 	return a, nil
 }
 
+func isNotFound(err error) bool { return errors.Is(err, store.ErrNotFound) }
+
 // List returns a page of rows once the view has applied atLeast, which may be empty. Going on with Page.Next yields every row
-// that was there all the time exactly once, whatever is written meanwhile. Errors: ErrViewNotFound, ErrQuery, ErrLimit, ErrCursor,
-// ErrForeignTopic, ErrPositionAhead, ErrNotCaughtUp, and store.ErrDamaged.
+// that was there all the time exactly once, whatever is written meanwhile. Errors: ErrViewNotFound, ErrQuery, es.ErrValue, ErrLimit,
+// ErrCursor, ErrForeignTopic, ErrPositionAhead, ErrNotCaughtUp, store.ErrDamaged, and what Where returns.
 func (p *Projector) List(ctx context.Context, view string, q Query, atLeast es.Positions) (Page, error) {
-	v := p.byName[view]
-	if v == nil {
-		return Page{}, ErrViewNotFound.Because("%.100q", view)
-	}
-	after, err := p.check(v, &q)
+	g, err := p.live(view)
 	if err != nil {
 		return Page{}, err
 	}
-	if err := p.wait(ctx, v, atLeast); err != nil {
+	x, err := p.plan(g, &q)
+	if err != nil {
 		return Page{}, err
 	}
-	prefix := v.rowPrefix
-	if q.Index != "" {
-		prefix = store.AppendString(store.AppendString(bytes.Clone(v.indexPrefix), q.Index), q.Value)
+	if err := p.wait(ctx, g, atLeast); err != nil {
+		return Page{}, err
 	}
-	rg := store.Prefix(prefix)
-	if q.From != "" {
-		rg.From = store.AppendString(bytes.Clone(prefix), q.From)
-	}
-	if q.To != "" {
-		rg.To = store.PrefixEnd(store.AppendString(bytes.Clone(prefix), q.To))
-	}
-	if after != "" {
-		rg.From = store.PrefixEnd(store.AppendString(bytes.Clone(prefix), after))
-	}
-	rg.KeysOnly = q.Index != ""
 	var page Page
-	err = p.read(v, func(r *store.Reader, s *shown) error {
-		page = Page{Applied: v.applied(s), Lag: v.lag(s, time.Now())}
-		size := 0
-		for pair, err := range r.Scan(rg) {
-			if err != nil {
-				return err
-			}
-			key, rest, err := store.ParseString(pair.Key[len(prefix):])
-			if err != nil || len(rest) > 0 {
-				return damaged("its key is malformed")
-			}
-			if len(page.Rows) == q.Limit || size > maxPageBytes {
-				page.Next = p.sign(v, &q, page.Rows[len(page.Rows)-1].Key)
-				return nil
-			}
-			var row Row
-			if q.Index == "" {
-				row, err = v.parseRow(key, pair.Value)
-			} else if row, err = v.readRow(r, key); errors.Is(err, store.ErrNotFound) {
-				err = damaged("the row of an index entry is missing")
-			}
-			if err != nil {
-				return err
-			}
-			page.Rows = append(page.Rows, row)
-			size += len(row.JSON)
-		}
-		return nil
+	err = g.read(func(r *store.Reader, s *shown) error {
+		var err error
+		page, err = x.page(r)
+		page.Applied, page.Lag, page.Build = g.positions(s), g.lag(s, time.Now()), g.born.id()
+		return err
 	})
 	if err != nil {
 		return Page{}, err
@@ -150,118 +149,341 @@ func (p *Projector) List(ctx context.Context, view string, q Query, atLeast es.P
 	return page, nil
 }
 
-// check completes a query and returns the key after which it goes on, "" for the first page.
-func (p *Projector) check(v *viewState, q *Query) (after string, err error) {
-	if q.Limit == 0 {
-		q.Limit = DefaultLimit
+// Count returns how many rows a query selects, whatever its Limit; its Cursor must be empty. Errors are as for List.
+func (p *Projector) Count(ctx context.Context, view string, q Query, atLeast es.Positions) (Count, error) {
+	g, err := p.live(view)
+	if err != nil {
+		return Count{}, err
 	}
+	if q.Cursor != "" {
+		return Count{}, ErrQuery.Because("all rows are counted: a count has no cursor")
+	}
+	x, err := p.plan(g, &q)
+	if err != nil {
+		return Count{}, err
+	}
+	if err := p.wait(ctx, g, atLeast); err != nil {
+		return Count{}, err
+	}
+	var c Count
+	err = g.read(func(r *store.Reader, s *shown) error {
+		c = Count{Applied: g.positions(s), Lag: g.lag(s, time.Now())}
+		looked := 0
+		return x.scan(r, q.Where == nil, func(_ []byte, row Row) (bool, error) {
+			if ctx.Err() != nil {
+				return false, context.Cause(ctx)
+			}
+			if looked++; looked > MaxCount {
+				c.More = true
+				return false, nil
+			}
+			wanted := q.Where == nil
+			if !wanted {
+				var err error
+				if wanted, err = q.Where(row); err != nil {
+					return false, err
+				}
+			}
+			if wanted {
+				c.Rows++
+			}
+			return true, nil
+		})
+	})
+	if err != nil {
+		return Count{}, err
+	}
+	return c, nil
+}
+
+// A plan is a query on one generation: which part of its store to read.
+type plan struct {
+	p     *Projector
+	g     *generation
+	q     *Query
+	index int // -1 = by key
+	rg    store.Range
+	head  int // bytes before the row key in a key without an index
+}
+
+// plan checks a query and completes it.
+func (p *Projector) plan(g *generation, q *Query) (*plan, error) {
+	x := &plan{p: p, g: g, q: q, index: -1}
+	q.Limit = cmp.Or(q.Limit, DefaultLimit)
 	if q.Limit < 1 || q.Limit > MaxLimit {
-		return "", ErrLimit.Because("%d, it must be 1 to %d", q.Limit, MaxLimit)
+		return nil, ErrLimit.Because("%d, it must be 1 to %d", q.Limit, MaxLimit)
 	}
-	switch {
-	case q.Index == "" && q.Value != "":
-		return "", ErrQuery.Because("a value without an index")
-	case q.Index != "" && !v.hasIndex(q.Index):
-		return "", ErrQuery.Because("the view %s has no index %.60q", v.name, q.Index).WithFix("use one of %q", v.indexNames)
-	case q.Index != "" && (q.Value == "" || len(q.Value) > MaxIndexValue):
-		return "", ErrQuery.Because("the value of index %s has %d bytes, 1 to %d are possible", q.Index, len(q.Value), MaxIndexValue)
-	case len(q.From) > es.MaxIDBytes || len(q.To) > es.MaxIDBytes:
-		return "", ErrQuery.Because("a key has at most %d bytes", es.MaxIDBytes)
-	case q.From != "" && q.To != "" && q.From > q.To:
-		return "", ErrQuery.Because("from is after to")
+	if q.Prefix != "" && (q.From != "" || q.To != "") {
+		return nil, ErrQuery.Because("a beginning and a range of the same part")
+	}
+	var err error
+	if q.Index == "" {
+		err = x.byKey()
+	} else {
+		err = x.byIndex()
+	}
+	if err != nil {
+		return nil, err
 	}
 	if q.Cursor == "" {
-		return "", nil
+		return x, nil
 	}
-	return p.verify(v, q)
+	last, err := p.verify(g, q)
+	if err != nil {
+		return nil, err
+	}
+	if q.Reverse {
+		x.rg.To = last
+	} else {
+		x.rg.From = append(last, 0)
+	}
+	return x, nil
 }
 
-func (v *viewState) hasIndex(name string) bool {
-	for _, n := range v.indexNames {
-		if n == name {
-			return true
+func (x *plan) byKey() error {
+	q := x.q
+	switch {
+	case len(q.Equal) > 0:
+		return ErrQuery.Because("a value without an index")
+	case len(q.From) > es.MaxIDBytes || len(q.To) > es.MaxIDBytes || len(q.Prefix) > es.MaxIDBytes:
+		return ErrQuery.Because("a key has at most %d bytes", es.MaxIDBytes)
+	case q.From != "" && q.To != "" && q.From > q.To:
+		return ErrQuery.Because("from is after to")
+	}
+	x.rg = store.Prefix(appendRowKey(nil, q.Prefix))
+	if q.From != "" {
+		x.rg.From = appendRowKey(nil, q.From)
+	}
+	if q.To != "" {
+		x.rg.To = append(appendRowKey(nil, q.To), 0)
+	}
+	x.head = 1
+	x.rg.Reverse = q.Reverse
+	return nil
+}
+
+func (x *plan) byIndex() error {
+	q, g := x.q, x.g
+	if x.index = g.shape.find(q.Index); x.index < 0 {
+		return ErrQuery.Because("the view %s has no index %.60q", g.view.name, q.Index).WithFix("use one of %q", g.shape.names())
+	}
+	kinds := g.shape.Indexes[x.index].kinds
+	if len(q.Equal) > len(kinds) {
+		return ErrQuery.Because("the index %s has %d parts, %d values are given", q.Index, len(kinds), len(q.Equal))
+	}
+	prefix := appendIndexPrefix(nil, x.index)
+	var err error
+	for i, value := range q.Equal {
+		if value == "" || len(value) > MaxIndexValue {
+			return ErrQuery.Because("a value of index %s has %d bytes, 1 to %d are possible", q.Index, len(value), MaxIndexValue)
+		}
+		if prefix, err = kinds[i].Parse(prefix, value); err != nil {
+			return err
 		}
 	}
-	return false
+	x.rg = store.Prefix(prefix)
+	switch {
+	case q.Prefix == "" && q.From == "" && q.To == "":
+	case len(q.Equal) == len(kinds):
+		// What is left to order by is the row's key.
+		if q.From != "" && q.To != "" && q.From > q.To {
+			return ErrQuery.Because("from is after to")
+		}
+		x.rg = store.Prefix(append(bytes.Clone(prefix), q.Prefix...))
+		if q.From != "" {
+			x.rg.From = append(bytes.Clone(prefix), q.From...)
+		}
+		if q.To != "" {
+			x.rg.To = append(append(bytes.Clone(prefix), q.To...), 0)
+		}
+	default:
+		if err := x.bound(prefix, kinds[len(q.Equal)]); err != nil {
+			return err
+		}
+	}
+	x.rg.KeysOnly = true
+	x.rg.Reverse = q.Reverse
+	return nil
 }
 
-// read calls fn with what the view shows, again if that turns out to have been replaced: the snapshot is exactly as far as s says.
-func (p *Projector) read(v *viewState, fn func(*store.Reader, *shown) error) error {
-	if err := p.cfg.Store.Err(); err != nil {
-		return err
+// bound narrows the range to a range of the part after prefix.
+func (x *plan) bound(prefix []byte, kind es.Kind) error {
+	q := x.q
+	if q.Prefix != "" {
+		at, err := kind.ParsePrefix(bytes.Clone(prefix), q.Prefix)
+		if err != nil {
+			return err
+		}
+		x.rg = store.Prefix(at)
+		return nil
 	}
-	for {
-		s := v.shown.Load()
-		if s.snap == nil {
-			// Nothing is committed before Run has shown a snapshot: if none is there afterwards, s was still true.
-			err := p.cfg.Store.Read(func(r *store.Reader) error { return fn(r, s) })
-			if v.shown.Load() == s {
+	low, high := q.From, q.To
+	if kind.Descending() {
+		low, high = high, low // the values from high to low are bytes from low to high
+	}
+	if low != "" {
+		at, err := kind.Parse(bytes.Clone(prefix), low)
+		if err != nil {
+			return err
+		}
+		x.rg.From = at
+	}
+	if high != "" {
+		at, err := kind.Parse(bytes.Clone(prefix), high)
+		if err != nil {
+			return err
+		}
+		x.rg.To = store.PrefixEnd(at)
+	}
+	if x.rg.To != nil && bytes.Compare(x.rg.From, x.rg.To) >= 0 {
+		return ErrQuery.Because("from is after to")
+	}
+	return nil
+}
+
+// scan calls do for the rows in order, with the keys of the store that lead to them, as long as it says so. keysOnly leaves the rows unread.
+func (x *plan) scan(r *store.Reader, keysOnly bool, do func(at []byte, row Row) (on bool, err error)) error {
+	rg := x.rg
+	rg.KeysOnly = rg.KeysOnly || keysOnly
+	for pair, err := range r.Scan(rg) {
+		if err != nil {
+			return err
+		}
+		var row Row
+		if !keysOnly {
+			if x.index < 0 {
+				row, err = x.g.parseRow(string(pair.Key[x.head:]), pair.Value)
+			} else {
+				row, err = x.follow(r, pair.Key)
+			}
+			if err != nil {
 				return err
 			}
-			continue
 		}
-		// A snapshot that is closed already was replaced by a newer one.
-		if s.snap.hold() {
-			defer s.snap.release()
-			return fn(s.snap.Reader, s)
+		if on, err := do(pair.Key, row); err != nil || !on {
+			return err
 		}
 	}
+	return nil
 }
 
-func (v *viewState) readRow(r *store.Reader, key string) (Row, error) {
+// follow returns the row of an index entry.
+func (x *plan) follow(r *store.Reader, at []byte) (Row, error) {
+	rest := at[2:]
+	for _, kind := range x.g.shape.Indexes[x.index].kinds {
+		n, err := kind.Len(rest)
+		if err != nil {
+			return Row{}, damaged("an index entry is malformed").Wrap(err)
+		}
+		rest = rest[n:]
+	}
+	row, err := x.g.readRow(r, string(rest))
+	if isNotFound(err) {
+		return Row{}, damaged("the row of an index entry is missing")
+	}
+	return row, err
+}
+
+func (x *plan) page(r *store.Reader) (page Page, err error) {
+	q := x.q
+	bytes, looked := 0, 0
+	var last []byte
+	err = x.scan(r, false, func(at []byte, row Row) (bool, error) {
+		if len(page.Rows) == q.Limit || bytes > maxPageBytes || looked == MaxScan {
+			page.Next = x.p.sign(x.g, q, last)
+			return false, nil
+		}
+		looked++
+		last = at
+		if q.Where != nil {
+			if wanted, err := q.Where(row); err != nil || !wanted {
+				return err == nil, err
+			}
+		}
+		page.Rows = append(page.Rows, row)
+		bytes += len(row.JSON)
+		return true, nil
+	})
+	return page, err
+}
+
+// selects reports whether the query selects a row that a change leaves.
+func (x *plan) selects(c *Change) bool {
+	at := []byte(nil)
+	if x.index < 0 {
+		at = appendRowKey(nil, c.Row.Key)
+	} else {
+		if c.values[x.index] == "" {
+			return false
+		}
+		at = appendIndexKey(nil, x.index, c.values[x.index], c.Row.Key)
+	}
+	if bytes.Compare(at, x.rg.From) < 0 || x.rg.To != nil && bytes.Compare(at, x.rg.To) >= 0 {
+		return false
+	}
+	if x.q.Where == nil {
+		return true
+	}
+	wanted, err := x.q.Where(c.Row)
+	return wanted && err == nil
+}
+
+func (g *generation) readRow(r *store.Reader, key string) (Row, error) {
 	var buf [256]byte
-	stored, err := r.Get(store.AppendString(append(buf[:0], v.rowPrefix...), key))
+	stored, err := r.Get(appendRowKey(buf[:0], key))
 	if err != nil {
 		return Row{}, err
 	}
-	return v.parseRow(key, stored)
+	return g.parseRow(key, stored)
 }
 
-func (v *viewState) parseRow(key string, stored []byte) (Row, error) {
+func (g *generation) parseRow(key string, stored []byte) (Row, error) {
 	var s storedRow
 	if err := s.parse(stored); err != nil {
 		return Row{}, err
 	}
-	return Row{Key: key, JSON: s.json, EventID: s.event.String(),
-		Position: es.Position{TopicPartition: es.TopicPartition{Topic: v.topic.Name, Partition: s.partition}, Offset: s.offset}}, nil
+	return Row{Key: key, JSON: s.json, EventID: s.event.String(), Position: g.position(s.topic, s.partition, s.offset)}, nil
 }
 
 // A cursor is, in base64: format, MAC, last key. The MAC covers the view, its version and the query but for its limit, so a cursor
-// is good for going on with that query only, and nobody can make one up.
+// is good for going on with that query only, and nobody can make one up. It stays good when another build of the version is switched to.
 const (
-	cursorFormat = 1
+	cursorFormat = 2
 	cursorMAC    = 16
-	maxCursor    = 2 * (1 + cursorMAC + es.MaxIDBytes)
+	maxCursor    = 2 * (1 + cursorMAC + 2 + MaxIndexValue + es.MaxIDBytes)
 )
 
-func (p *Projector) sign(v *viewState, q *Query, last string) string {
-	b := append([]byte{cursorFormat}, p.cursorMAC(v, q, last)...)
+func (p *Projector) sign(g *generation, q *Query, last []byte) string {
+	b := append([]byte{cursorFormat}, p.cursorMAC(g, q, last)...)
 	return base64.RawURLEncoding.EncodeToString(append(b, last...))
 }
 
-func (p *Projector) verify(v *viewState, q *Query) (last string, err error) {
+func (p *Projector) verify(g *generation, q *Query) (last []byte, err error) {
 	bad := ErrCursor.WithFix("use the cursor of the page before with the same query, or none to begin anew")
 	if len(q.Cursor) > maxCursor {
-		return "", bad
+		return nil, bad
 	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(q.Cursor)
 	if err != nil || len(b) <= 1+cursorMAC || b[0] != cursorFormat {
-		return "", bad
+		return nil, bad
 	}
-	last = string(b[1+cursorMAC:])
-	if !hmac.Equal(b[1:1+cursorMAC], p.cursorMAC(v, q, last)) {
-		return "", bad
+	last = b[1+cursorMAC:]
+	if !hmac.Equal(b[1:1+cursorMAC], p.cursorMAC(g, q, last)) {
+		return nil, bad
 	}
 	return last, nil
 }
 
-func (p *Projector) cursorMAC(v *viewState, q *Query, last string) []byte {
+func (p *Projector) cursorMAC(g *generation, q *Query, last []byte) []byte {
 	h := hmac.New(sha256.New, p.mac)
 	var text []byte
-	for _, s := range []string{v.name, q.Index, q.Value, q.From, q.To, last} {
+	for _, s := range append([]string{g.view.name, q.Index, q.Prefix, q.From, q.To, q.Name, string(last)}, q.Equal...) {
 		text = appendText(text, s)
 	}
-	text = binary.AppendUvarint(text, uint64(v.version))
+	text = binary.AppendUvarint(text, uint64(g.born.Version))
+	if q.Reverse {
+		text = append(text, 1)
+	}
 	h.Write(text)
 	return h.Sum(nil)[:cursorMAC]
 }

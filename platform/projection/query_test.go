@@ -12,7 +12,6 @@ import (
 
 	"github.com/millrace/millrace/platform/es"
 	"github.com/millrace/millrace/platform/fault"
-	"github.com/millrace/millrace/platform/store"
 )
 
 func TestListRanges(t *testing.T) {
@@ -34,10 +33,10 @@ func TestListRanges(t *testing.T) {
 		{Query{From: "o-0", To: "o-0"}, "o-0", false},
 		{Query{From: "o-1", Limit: 2}, "o-10 o-11", true},
 		{Query{From: "q"}, "", false},
-		{Query{Index: "status", Value: "confirmed", From: "o-15"}, "o-15 o-17 o-19", false},
-		{Query{Index: "status", Value: "confirmed", To: "o-03", Limit: 2}, "o-01 o-03", false},
-		{Query{Index: "status", Value: "conf"}, "", false},
-		{Query{Index: "customer", Value: "c-2"}, "p", false},
+		{Query{Index: "status", Equal: []string{"confirmed"}, From: "o-15"}, "o-15 o-17 o-19", false},
+		{Query{Index: "status", Equal: []string{"confirmed"}, To: "o-03", Limit: 2}, "o-01 o-03", false},
+		{Query{Index: "status", Equal: []string{"conf"}}, "", false},
+		{Query{Index: "customer", Equal: []string{"c-2"}}, "p", false},
 	} {
 		page, err := r.p.List(t.Context(), "orders", tc.q, nil)
 		if err != nil {
@@ -57,9 +56,10 @@ func TestListRanges(t *testing.T) {
 		want error
 	}{
 		{Query{Limit: -1}, ErrLimit}, {Query{Limit: 1001}, ErrLimit}, {Query{Limit: 1 << 31}, ErrLimit},
-		{Query{Index: "nothing", Value: "x"}, ErrQuery}, {Query{Index: "status"}, ErrQuery}, {Query{Value: "x"}, ErrQuery},
+		{Query{Index: "nothing", Equal: []string{"x"}}, ErrQuery}, {Query{Equal: []string{"x"}}, ErrQuery}, {Query{Index: "status", Equal: []string{""}}, ErrQuery},
+		{Query{Index: "status", Equal: []string{"x", "y"}}, ErrQuery}, {Query{Prefix: "x", To: "y"}, ErrQuery},
 		{Query{From: "b", To: "a"}, ErrQuery}, {Query{From: strings.Repeat("x", 257)}, ErrQuery},
-		{Query{Index: "status", Value: strings.Repeat("x", MaxIndexValue+1)}, ErrQuery},
+		{Query{Index: "status", Equal: []string{strings.Repeat("x", MaxIndexValue+1)}}, ErrQuery},
 		{Query{Cursor: "x"}, ErrCursor}, {Query{Cursor: "!"}, ErrCursor}, {Query{Cursor: strings.Repeat("A", 5000)}, ErrCursor},
 	} {
 		if _, err := r.p.List(t.Context(), "orders", tc.q, nil); !errors.Is(err, tc.want) || fault.KindOf(err) != fault.Invalid {
@@ -84,7 +84,7 @@ func TestPaging(t *testing.T) {
 		r.log.add(0, change{Kind: "placed", Order: fmt.Sprintf("o-%03d", i*2), Customer: "c-1"})
 	}
 	r.wait("orders")
-	q := Query{Index: "customer", Value: "c-1", Limit: 7}
+	q := Query{Index: "customer", Equal: []string{"c-1"}, Limit: 7}
 	got := map[string]int{}
 	last := ""
 	for n := 0; ; n++ {
@@ -121,7 +121,7 @@ func TestCursors(t *testing.T) {
 		r.log.add(0, change{Kind: "placed", Order: fmt.Sprintf("o-%d", i), Customer: "c-1"})
 	}
 	r.wait("orders", "customers")
-	q := Query{Index: "customer", Value: "c-1", To: "o-8", Limit: 3}
+	q := Query{Index: "customer", Equal: []string{"c-1"}, To: "o-8", Limit: 3}
 	page, err := r.p.List(t.Context(), "orders", q, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -134,9 +134,9 @@ func TestCursors(t *testing.T) {
 		}
 	}
 	with := func(f func(*Query)) Query { q := q; q.Cursor = cursor; f(&q); return q }
-	refused("another value", "orders", with(func(q *Query) { q.Value = "c-2" }))
+	refused("another value", "orders", with(func(q *Query) { q.Equal = []string{"c-2"} }))
 	refused("another index", "orders", with(func(q *Query) { q.Index = "status" }))
-	refused("no index", "orders", with(func(q *Query) { q.Index, q.Value = "", "" }))
+	refused("no index", "orders", with(func(q *Query) { q.Index, q.Equal = "", nil }))
 	refused("another end", "orders", with(func(q *Query) { q.To = "o-9" }))
 	refused("another beginning", "orders", with(func(q *Query) { q.From = "o-0" }))
 	refused("another view", "customers", Query{Cursor: cursor})
@@ -164,8 +164,8 @@ func TestCursors(t *testing.T) {
 	r.close()
 	v := ordersView()
 	v.Version = 2
-	r.start(func(p *Projector) error { return Add(p, v, r.log.topic, r.dec) })
-	r.wait("orders")
+	r.start(func(p *Projector) error { return Add(p, v, Input[change]{r.log.topic, r.dec}) })
+	r.ready()
 	refused("another version", "orders", with(func(*Query) {}))
 }
 
@@ -241,7 +241,7 @@ func TestWait(t *testing.T) {
 		if _, err := r.p.Get(ctx, "orders", "o-1", es.Positions{{TopicPartition: tp, Offset: 99}}); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("cancelled: %v", err)
 		}
-		if n := len(r.p.byName["orders"].waiters); n != 0 {
+		if n := len(r.p.byName["orders"].builds["v1-1"].waiters); n != 0 {
 			t.Errorf("%d waiters are left", n)
 		}
 		r.close()
@@ -272,35 +272,33 @@ func TestLag(t *testing.T) {
 }
 
 func TestAddRefuses(t *testing.T) {
-	db, err := store.Open(t.TempDir()+"/db", store.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
+	dir := t.TempDir() + "/views"
 	log := newLog(2)
-	p, err := newProjector(Config{Store: db}, log)
+	p, err := newProjector(Config{Dir: dir}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
 	dec := &jsonDecoder{}
-	if err := Add(p, ordersView(), log.topic, dec); err != nil {
+	if err := Add(p, ordersView(), Input[change]{log.topic, dec}); err != nil {
 		t.Fatal(err)
 	}
 	for what, f := range map[string]func(*es.View[orderRow, change]){
+		"policy":         func(v *es.View[orderRow, change]) { v.OnError = 7 },
+		"both keys":      func(v *es.View[orderRow, change]) { v.Keys = func(es.Envelope[change]) []string { return nil } },
 		"name twice":     func(v *es.View[orderRow, change]) { v.Name = "orders" },
 		"upper case":     func(v *es.View[orderRow, change]) { v.Name = "Orders" },
 		"empty name":     func(v *es.View[orderRow, change]) { v.Name = "" },
 		"version":        func(v *es.View[orderRow, change]) { v.Version = -1 },
 		"no Key":         func(v *es.View[orderRow, change]) { v.Key = nil },
 		"no Apply":       func(v *es.View[orderRow, change]) { v.Apply = nil },
-		"nil index":      func(v *es.View[orderRow, change]) { v.Indexes = map[string]func(orderRow) string{"x": nil} },
+		"nil index":      func(v *es.View[orderRow, change]) { v.Indexes["x"] = es.Index[orderRow]{} },
 		"reserved index": func(v *es.View[orderRow, change]) { v.Indexes["cursor"] = v.Indexes["status"] },
 		"index name":     func(v *es.View[orderRow, change]) { v.Indexes["a-b"] = v.Indexes["status"] },
 	} {
 		v := ordersView()
 		v.Name = "fine"
 		f(&v)
-		if err := Add(p, v, log.topic, dec); !errors.Is(err, ErrView) {
+		if err := Add(p, v, Input[change]{log.topic, dec}); !errors.Is(err, ErrView) {
 			t.Errorf("%s: %v, want ErrView", what, err)
 		}
 	}
@@ -308,21 +306,27 @@ func TestAddRefuses(t *testing.T) {
 	other.ID[0] = 9
 	v := ordersView()
 	v.Name = "fine"
-	if err := Add(p, v, other, dec); !errors.Is(err, ErrView) {
+	if err := Add(p, v, Input[change]{other, dec}); !errors.Is(err, ErrView) {
 		t.Errorf("another topic of the same name: %v", err)
 	}
-	if err := Add(p, v, log.topic, dec); err != nil {
+	if err := Add(p, v, Input[change]{log.topic, dec}); err != nil {
 		t.Errorf("a good view: %v", err)
 	}
 	// The same version with other indexes would leave old entries behind.
-	again, err := newProjector(Config{Store: db}, log)
+	if err := errors.Join(p.Open(), p.Close()); err != nil {
+		t.Fatal(err)
+	}
+	again, err := newProjector(Config{Dir: dir}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
 	changed := ordersView()
 	delete(changed.Indexes, "status")
-	if err := Add(again, changed, log.topic, dec); !errors.Is(err, ErrView) || !strings.Contains(fault.Lines(err), "raise the view's Version") {
+	if err := errors.Join(Add(again, changed, Input[change]{log.topic, dec}), again.Open()); !errors.Is(err, ErrView) || !strings.Contains(fault.Lines(err), "raise the view's Version") {
 		t.Errorf("other indexes: %v", err)
+	}
+	if p, err = newProjector(Config{Dir: dir}, log); err != nil {
+		t.Fatal(err)
 	}
 	type hidden struct{ a int }
 	type anything struct{ A any }
@@ -331,10 +335,10 @@ func TestAddRefuses(t *testing.T) {
 	}
 	type nested struct{ M map[string][]hidden }
 	for what, err := range map[string]error{
-		"unexported": Add(p, es.View[hidden, change]{Name: "h", Key: v.Key, Apply: func(r hidden, _ es.Envelope[change]) hidden { r.a++; return r }}, log.topic, dec),
-		"interface":  Add(p, es.View[anything, change]{Name: "i", Key: v.Key, Apply: func(r anything, _ es.Envelope[change]) anything { return r }}, log.topic, dec),
-		"dropped":    Add(p, es.View[dropped, change]{Name: "d", Key: v.Key, Apply: func(r dropped, _ es.Envelope[change]) dropped { return r }}, log.topic, dec),
-		"nested":     Add(p, es.View[nested, change]{Name: "n", Key: v.Key, Apply: func(r nested, _ es.Envelope[change]) nested { return r }}, log.topic, dec),
+		"unexported": Add(p, es.View[hidden, change]{Name: "h", Key: v.Key, Apply: func(r hidden, _ es.Envelope[change]) hidden { r.a++; return r }}, Input[change]{log.topic, dec}),
+		"interface":  Add(p, es.View[anything, change]{Name: "i", Key: v.Key, Apply: func(r anything, _ es.Envelope[change]) anything { return r }}, Input[change]{log.topic, dec}),
+		"dropped":    Add(p, es.View[dropped, change]{Name: "d", Key: v.Key, Apply: func(r dropped, _ es.Envelope[change]) dropped { return r }}, Input[change]{log.topic, dec}),
+		"nested":     Add(p, es.View[nested, change]{Name: "n", Key: v.Key, Apply: func(r nested, _ es.Envelope[change]) nested { return r }}, Input[change]{log.topic, dec}),
 	} {
 		if !errors.Is(err, ErrView) {
 			t.Errorf("row type %s: %v, want ErrView", what, err)

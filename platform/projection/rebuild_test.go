@@ -15,7 +15,6 @@ import (
 
 	"github.com/millrace/millrace/platform/es"
 	"github.com/millrace/millrace/platform/eventlog"
-	"github.com/millrace/millrace/platform/store"
 )
 
 // TestNewVersion builds a changed view from the beginning of the log, beside the rows of the old version.
@@ -38,7 +37,8 @@ func TestNewVersion(t *testing.T) {
 		return row
 	}
 	delete(changed.Indexes, "status")
-	r.start(func(p *Projector) error { return Add(p, changed, r.log.topic, r.dec) })
+	r.start(func(p *Projector) error { return Add(p, changed, Input[change]{r.log.topic, r.dec}) })
+	r.ready()
 	r.wait("orders")
 	got, applied, err := dump(t.Context(), r.p, "orders", Query{})
 	if err != nil {
@@ -51,6 +51,7 @@ func TestNewVersion(t *testing.T) {
 	r.close()
 	// Back to the old version: its rows are as they were.
 	r.start()
+	r.ready()
 	r.wait("orders")
 	got, _, err = dump(t.Context(), r.p, "orders", Query{})
 	if err != nil {
@@ -119,7 +120,7 @@ func TestNarrowRoom(t *testing.T) {
 		r.log.add(int32(i%2), change{Kind: "placed", Order: fmt.Sprint("o-", i%50), Customer: "c-1"})
 	}
 	r.cfg.WaitMax = time.Minute
-	r.start(func(p *Projector) error { return Add(p, a, r.log.topic, r.dec) }, func(p *Projector) error { return Add(p, b, r.log.topic, r.dec) })
+	r.start(func(p *Projector) error { return Add(p, a, Input[change]{r.log.topic, r.dec}) }, func(p *Projector) error { return Add(p, b, Input[change]{r.log.topic, r.dec}) })
 	for _, v := range []es.View[orderRow, change]{a, b} {
 		r.wait(v.Name)
 		got, applied, err := dump(t.Context(), r.p, v.Name, Query{})
@@ -174,20 +175,7 @@ func TestRepeatedDelivery(t *testing.T) {
 	log.most = 400
 	for range 3 {
 		history(rnd, log, 1500, 200)
-		db, err := store.Open(dir, store.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		p, err := newProjector(Config{Store: db, WaitMax: time.Minute}, repeatingLog{log, rand.New(rand.NewPCG(rnd.Uint64(), 0))})
-		if err != nil {
-			t.Fatal(err)
-		}
-		dec := &jsonDecoder{}
-		for _, err := range []error{Add(p, ordersView(), log.topic, dec), Add(p, customersView(), log.topic, dec), Add(p, salesView(), log.topic, dec)} {
-			if err != nil {
-				t.Fatal(err)
-			}
-		}
+		p := opened(t, Config{Dir: dir, WaitMax: time.Minute}, repeatingLog{log, rand.New(rand.NewPCG(rnd.Uint64(), 0))}, testViews(log)...)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- p.Run(ctx) }()
@@ -203,7 +191,7 @@ func TestRepeatedDelivery(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-		if err := db.Close(); err != nil {
+		if err := p.Close(); err != nil {
 			t.Error(err)
 		}
 	}
@@ -274,9 +262,6 @@ func TestKill(t *testing.T) {
 			if err := os.RemoveAll(dir); err != nil {
 				t.Fatal(err)
 			}
-			if err := os.Remove(dir + ".sentinel"); err != nil {
-				t.Fatal(err)
-			}
 		}
 	}
 }
@@ -284,30 +269,28 @@ func TestKill(t *testing.T) {
 // checkKilled compares the rows in dir with the fold, and reports whether all of the log is in them.
 func checkKilled(t *testing.T, dir string, log *memLog) bool {
 	t.Helper()
-	db, err := store.Open(dir, store.Options{})
+	p, err := newProjector(Config{Dir: dir}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() {
-		if err := db.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
-	p, err := newProjector(Config{Store: db}, log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dec := &jsonDecoder{}
-	for _, err := range []error{Add(p, ordersView(), log.topic, dec), Add(p, customersView(), log.topic, dec), Add(p, salesView(), log.topic, dec)} {
-		if err != nil {
+	for _, f := range testViews(log) {
+		if err := f(p); err != nil {
 			t.Fatal(err)
 		}
 	}
+	if err := p.Open(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
 	if err := checkAll(t.Context(), p, log); err != nil {
 		t.Fatal(err)
 	}
 	n := int64(0)
-	for _, at := range p.Status()[0].Partitions {
+	for _, at := range p.Status()[0].Builds[0].Partitions {
 		n += at.Next
 	}
 	t.Logf("%d events were applied", n)
@@ -326,19 +309,17 @@ func killChild(t *testing.T, arg string) {
 		t.Fatal(err)
 	}
 	log := killLog(seed, events)
-	db, err := store.Open(f[0], store.Options{})
+	p, err := newProjector(Config{Dir: f[0], BatchEvents: 1500, CacheBytes: 200_000}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := newProjector(Config{Store: db, BatchEvents: 1500, CacheBytes: 200_000}, log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dec := &jsonDecoder{}
-	for _, err := range []error{Add(p, ordersView(), log.topic, dec), Add(p, customersView(), log.topic, dec), Add(p, salesView(), log.topic, dec)} {
-		if err != nil {
+	for _, f := range testViews(log) {
+		if err := f(p); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if err := p.Open(); err != nil {
+		t.Fatal(err)
 	}
 	fmt.Println("opened")
 	if err := p.Run(t.Context()); err != nil {

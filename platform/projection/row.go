@@ -11,18 +11,19 @@ import (
 // A storedRow is a row as it is kept: what a query answers, the event that changed it last, and the index entries that it has,
 // so that exactly those are removed when they change.
 type storedRow struct {
+	topic     int // number of its topic in the shape
 	partition int32
 	offset    int64
 	event     eventID
-	values    []string // one for each index of the view, in the order of the index names; "" = no entry
+	values    []string // what the parts of each index took, in the order of the index names; "" = no entry
 	json      []byte
 }
 
-const rowFormat = 1
+const rowFormat = 2
 
-// appendBinary appends: format, partition, offset, event id, number of index values, these, JSON up to the end.
+// appendBinary appends: format, topic, partition, offset, event id, number of index values, these, JSON up to the end.
 func (s *storedRow) appendBinary(d []byte) []byte {
-	d = append(d, rowFormat)
+	d = append(d, rowFormat, byte(s.topic))
 	d = binary.AppendUvarint(d, uint64(uint32(s.partition)))
 	d = binary.AppendUvarint(d, uint64(s.offset))
 	d = s.event.appendBinary(d)
@@ -44,6 +45,7 @@ func (s *storedRow) parse(b []byte) error {
 	if p.byte() != rowFormat {
 		return damaged("its format is unknown")
 	}
+	s.topic = int(p.byte())
 	partition, offset := p.uvarint(), p.uvarint()
 	s.event = p.eventID()
 	n := p.uvarint()

@@ -2,6 +2,7 @@ package projection
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"time"
 
@@ -16,10 +17,10 @@ type waiter struct {
 }
 
 // settled reports whether waiting on is pointless: all positions are reached, or one lies behind an event at which the view halted.
-func (w *waiter) settled(s *shown) bool {
+func (w *waiter) settled(g *generation, s *shown) bool {
 	missing := false
 	for _, p := range w.need {
-		at := s.parts[p.Partition]
+		at := s.slots[g.slot(p.TopicPartition)]
 		if at.next > p.Offset {
 			continue
 		}
@@ -32,9 +33,9 @@ func (w *waiter) settled(s *shown) bool {
 }
 
 // reached returns the first position that is not committed.
-func (w *waiter) reached(s *shown) (missing es.Position, ok bool) {
+func (w *waiter) reached(g *generation, s *shown) (missing es.Position, ok bool) {
 	for _, p := range w.need {
-		if s.parts[p.Partition].next <= p.Offset {
+		if s.slots[g.slot(p.TopicPartition)].next <= p.Offset {
 			return p, false
 		}
 	}
@@ -48,31 +49,31 @@ const grace = 30 * time.Millisecond
 const retryAfter = time.Second
 
 // wait returns when the view has committed all of need, or ErrForeignTopic, ErrPositionAhead, ErrNotCaughtUp, ctx's error.
-func (p *Projector) wait(ctx context.Context, v *viewState, need es.Positions) error {
+func (p *Projector) wait(ctx context.Context, g *generation, need es.Positions) error {
 	if len(need) == 0 {
 		return nil
 	}
 	for _, pos := range need {
-		if pos.Topic != v.topic.Name || pos.Partition < 0 || int(pos.Partition) >= len(v.parts) {
-			return ErrForeignTopic.Because("%s; the view %s reads %s with partitions 0 to %d", pos, v.name, v.topic.Name, len(v.parts)-1)
+		if pos.Partition < 0 || g.slot(pos.TopicPartition) < 0 {
+			return ErrForeignTopic.Because("%s; the view %s reads %d partitions of %s", pos, g.view.name, len(g.slots), strings.Join(g.shape.Topics, ", "))
 		}
 	}
 	w := &waiter{need: need, done: make(chan struct{})}
-	if _, ok := w.reached(v.shown.Load()); ok {
+	if _, ok := w.reached(g, g.shown.Load()); ok {
 		return nil
 	}
-	v.mu.Lock()
+	g.mu.Lock()
 	// The check under the lock: what is shown after it finds the waiter.
-	if w.settled(v.shown.Load()) {
-		v.mu.Unlock()
-		return v.verdict(w)
+	if w.settled(g, g.shown.Load()) {
+		g.mu.Unlock()
+		return g.verdict(w)
 	}
-	v.waiters[w] = struct{}{}
-	v.mu.Unlock()
+	g.waiters[w] = struct{}{}
+	g.mu.Unlock()
 	defer func() {
-		v.mu.Lock()
-		defer v.mu.Unlock()
-		delete(v.waiters, w)
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		delete(g.waiters, w)
 	}()
 	deadline := time.NewTimer(p.cfg.WaitMax)
 	defer deadline.Stop()
@@ -82,17 +83,17 @@ func (p *Projector) wait(ctx context.Context, v *viewState, need es.Positions) e
 	for {
 		select {
 		case <-w.done:
-			return v.verdict(w)
+			return g.verdict(w)
 		case <-soon.C:
 			ctx, cancel := context.WithTimeout(ctx, p.cfg.WaitMax)
 			defer cancel()
-			go func() { ahead <- p.checkEnds(ctx, v, need) }()
+			go func() { ahead <- p.checkEnds(ctx, g, need) }()
 		case err := <-ahead:
 			if err != nil {
 				return err
 			}
 		case <-deadline.C:
-			return v.verdict(w)
+			return g.verdict(w)
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -100,38 +101,41 @@ func (p *Projector) wait(ctx context.Context, v *viewState, need es.Positions) e
 }
 
 // verdict says how the wait ended.
-func (v *viewState) verdict(w *waiter) error {
-	s := v.shown.Load()
-	missing, ok := w.reached(s)
+func (g *generation) verdict(w *waiter) error {
+	s := g.shown.Load()
+	missing, ok := w.reached(g, s)
 	if ok {
 		return nil
 	}
-	at := s.parts[missing.Partition]
+	at := s.slots[g.slot(missing.TopicPartition)]
 	if at.halt != nil {
-		return ErrNotCaughtUp.Because("the view %s has halted: %s", v.name, at.halt).
+		return ErrNotCaughtUp.Because("the view %s has halted: %s", g.view.name, at.halt).
 			WithFix("correct the view's code and start it again").After(30 * time.Second)
 	}
-	return ErrNotCaughtUp.Because("the view %s is at %s/%d@%d, asked was %s", v.name, missing.Topic, missing.Partition, at.next-1, missing).After(retryAfter)
+	if g.code == nil {
+		return ErrNotCaughtUp.Because("the view %s is answered from version %d until its new version is built", g.view.name, g.born.Version).After(retryAfter)
+	}
+	return ErrNotCaughtUp.Because("the view %s is at %s/%d@%d, asked was %s", g.view.name, missing.Topic, missing.Partition, at.next-1, missing).After(retryAfter)
 }
 
 // checkEnds returns ErrPositionAhead if one of need is beyond the end of the log. If the log cannot be asked, it returns nil: then
 // the wait ends as any other does.
-func (p *Projector) checkEnds(ctx context.Context, v *viewState, need es.Positions) error {
+func (p *Projector) checkEnds(ctx context.Context, g *generation, need es.Positions) error {
 	for _, pos := range need {
-		if pt := v.parts[pos.Partition].Load(); pt != nil {
+		if pt := g.parts[g.slot(pos.TopicPartition)].Load(); pt != nil {
 			if end, _ := pt.oldest(0); pos.Offset < end {
 				continue
 			}
 		}
-		ends, err := p.ends.atLeast(ctx, p.log, v.topic, pos)
+		ends, err := p.ends.atLeast(ctx, p.log, p.topics[pos.Topic], pos)
 		if err != nil {
-			p.cfg.Logger.Warn("projection: the end of the log is not known", "topic", v.topic.Name, "error", err)
+			p.cfg.Logger.Warn("projection: the end of the log is not known", "topic", pos.Topic, "error", err)
 			return nil
 		}
 		if pos.Offset >= ends[pos.Partition] {
 			return ErrPositionAhead.Because("%s; the log ends before offset %d", pos, ends[pos.Partition])
 		}
-		if pt := v.parts[pos.Partition].Load(); pt != nil {
+		if pt := g.parts[g.slot(pos.TopicPartition)].Load(); pt != nil {
 			pt.raise(ends[pos.Partition])
 		}
 	}

@@ -74,7 +74,8 @@ func (r *Request) Query() url.Values {
 	return r.query
 }
 
-// Only returns the query parameters if each is one of names, given once and UTF-8; else ErrQuery that says all that is wrong.
+// Only returns the query parameters if each is one of names, given once and UTF-8; else ErrQuery that says all that is wrong. A name with
+// a star after it may be given several times.
 func (r *Request) Only(names ...string) (url.Values, error) {
 	q := r.Query()
 	if r.queryErr != nil {
@@ -85,12 +86,13 @@ func (r *Request) Only(names ...string) (url.Values, error) {
 	}
 	var wrong []string
 	for name, values := range q {
+		once := slices.Contains(names, name)
 		switch {
-		case !slices.Contains(names, name):
+		case !once && !slices.Contains(names, name+"*"):
 			wrong = append(wrong, "unknown parameter "+quote(name))
-		case len(values) > 1:
+		case once && len(values) > 1:
 			wrong = append(wrong, "parameter "+quote(name)+" is given more than once")
-		case !utf8.ValidString(values[0]):
+		case slices.ContainsFunc(values, func(v string) bool { return !utf8.ValidString(v) }):
 			wrong = append(wrong, "parameter "+quote(name)+" is not UTF-8")
 		}
 	}

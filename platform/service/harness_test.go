@@ -119,12 +119,12 @@ func balances(name string) Projector {
 			}
 			return b
 		},
-		Indexes: map[string]func(balance) string{"sign": func(b balance) string {
+		Indexes: map[string]es.Index[balance]{"sign": es.By(es.Text(func(b balance) string {
 			if b.Balance == 0 {
 				return "zero"
 			}
 			return "plus"
-		}},
+		}))},
 	})}}
 }
 

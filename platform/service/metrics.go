@@ -124,13 +124,20 @@ var (
 	viewLabels  = []string{"view", "topic", "partition"}
 	lagRecords  = prometheus.NewDesc("millrace_view_lag_records", "Records of the log that the view has not applied.", viewLabels, nil)
 	lagSeconds  = prometheus.NewDesc("millrace_view_lag_seconds", "Age of the oldest record that the view has not applied.", viewLabels, nil)
-	viewRunning = prometheus.NewDesc("millrace_view_state", "1 for the state that the view is in.", []string{"view", "state"}, nil)
+	viewLetters = prometheus.NewDesc("millrace_dead_letters", "Events that the view keeps as dead letters.", []string{"view"}, nil)
+	// Of every build, that which answers queries and those beside it.
+	buildProgress = prometheus.NewDesc("millrace_view_rebuild_progress_ratio", "How much of the log a build of the view has applied, 0 to 1.", []string{"view", "build"}, nil)
+	buildBytes    = prometheus.NewDesc("millrace_store_size_bytes", "What a build of the view takes on the disk.", []string{"view", "build"}, nil)
+	viewRunning   = prometheus.NewDesc("millrace_view_state", "1 for the state that the view is in.", []string{"view", "state"}, nil)
 )
 
 func (v *viewMetrics) Describe(d chan<- *prometheus.Desc) {
 	d <- lagRecords
 	d <- lagSeconds
 	d <- viewRunning
+	d <- viewLetters
+	d <- buildProgress
+	d <- buildBytes
 }
 
 func (v *viewMetrics) Collect(m chan<- prometheus.Metric) {
@@ -139,19 +146,33 @@ func (v *viewMetrics) Collect(m chan<- prometheus.Metric) {
 	}
 }
 
+// states are those that millrace_view_state tells apart.
+var states = []string{projection.Building, projection.Running, projection.Halted, projection.Stalled, projection.Paused, projection.Frozen}
+
 func collectViews(e *projection.Projector, m chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		m <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
 	for _, s := range e.Status() {
-		for _, state := range []string{projection.Running, projection.Halted} {
-			on := 0.0
-			if s.Halted == (state == projection.Halted) {
-				on = 1
+		for i, b := range s.Builds {
+			gauge(buildProgress, b.Progress, s.Name, b.ID)
+			gauge(buildBytes, float64(b.Bytes), s.Name, b.ID)
+			if i > 0 {
+				continue // the others are for those who ask for them
 			}
-			m <- prometheus.MustNewConstMetric(viewRunning, prometheus.GaugeValue, on, s.Name, state)
-		}
-		for _, p := range s.Partitions {
-			partition := strconv.Itoa(int(p.Partition))
-			m <- prometheus.MustNewConstMetric(lagRecords, prometheus.GaugeValue, float64(max(0, p.End-p.Next)), s.Name, s.Topic, partition)
-			m <- prometheus.MustNewConstMetric(lagSeconds, prometheus.GaugeValue, p.Lag.Seconds(), s.Name, s.Topic, partition)
+			for _, state := range states {
+				on := 0.0
+				if b.State == state {
+					on = 1
+				}
+				gauge(viewRunning, on, s.Name, state)
+			}
+			gauge(viewLetters, float64(b.Letters), s.Name)
+			for _, p := range b.Partitions {
+				partition := strconv.Itoa(int(p.Partition))
+				gauge(lagRecords, float64(max(0, p.End-p.Next)), s.Name, p.Topic, partition)
+				gauge(lagSeconds, p.Lag.Seconds(), s.Name, p.Topic, partition)
+			}
 		}
 	}
 }

@@ -304,13 +304,25 @@ func rowDoc(v View) *operation {
 
 func listDoc(v View) *operation {
 	params := []parameter{header("Millrace-At-Least")}
-	for _, name := range v.indexes {
-		params = append(params, query(name, "only rows with this value in the index; one index at a time", text("")))
+	for _, x := range v.indexes {
+		kinds := make([]string, len(x.kinds))
+		for i, k := range x.kinds {
+			kinds[i] = k.String()
+		}
+		values, says := text(""), "only rows with this value in the index ("+kinds[0]+"), in its order; one index at a time"
+		if len(kinds) > 1 {
+			values = &rest.Schema{Type: rest.Types{"array"}, Items: text("")}
+			says = "only rows with these values of the first parts of the index (" + strings.Join(kinds, ", ") + "), in its order; one index at a time"
+		}
+		params = append(params, query(x.name, says, values),
+			query(x.name+".from", "the first value of the next part of the index "+x.name, text("")),
+			query(x.name+".to", "the last value of it", text("")), query(x.name+".prefix", "how it begins, if it is text", text("")))
 	}
 	return &operation{
-		id: "views." + v.name + ".list", tag: "views", summary: "rows of " + v.name + " in the order of their keys",
+		id: "views." + v.name + ".list", tag: "views", summary: "rows of " + v.name + " in the order of an index, or of their keys",
 		params: append(params,
-			query("from", "the first key", text("")), query("to", "the last key", text("")),
+			query("from", "the first key", text("")), query("to", "the last key", text("")), query("prefix", "how keys begin", text("")),
+			query("order", "desc = from the last to the first", &rest.Schema{Type: rest.Types{"string"}, Enum: []any{"asc", "desc"}}),
 			query("limit", "rows in a page; "+strconv.Itoa(projection.DefaultLimit)+" by default", whole(1, projection.MaxLimit)),
 			query("cursor", "next of the page before", text("")),
 		),

@@ -28,39 +28,120 @@ type Projector struct {
 	Views []View
 }
 
-// A View is an es.View with the contract of the events it folds.
+// A View is an es.View with the contracts of the events it folds.
 type View struct {
 	name     string
-	indexes  []string
+	version  int
+	indexes  []index
 	subjects []contract.Subject
-	topic    string
 	row      reflect.Type
-	add      func(ctx context.Context, h *host, p *projection.Projector, t eventlog.Topic) error
+	add      func(ctx context.Context, h *host, p *projection.Projector, topic func(name string) (eventlog.Topic, error)) error
+}
+
+// An index is an index of a view, for the parameters and the document of its queries.
+type index struct {
+	name  string
+	kinds []es.Kind
 }
 
 // ViewOf returns a View over the events of one contract.
 func ViewOf[R, E any](events contract.Set[E], v es.View[R, E]) View {
-	return View{
-		name: v.Name, indexes: sortedKeys(v.Indexes), subjects: events.Subjects(), topic: events.Topic, row: reflect.TypeFor[R](),
-		add: func(ctx context.Context, h *host, p *projection.Projector, t eventlog.Topic) error {
+	return viewOver(v, source[E]{
+		subjects: events.Subjects(), topic: events.Topic,
+		bind: func(ctx context.Context, h *host) (projection.Decoder[E], error) {
 			codec, err := contract.Bind(ctx, events, h.registry)
 			if err != nil {
-				return h.unregistered(err)
+				return nil, h.unregistered(err)
 			}
-			return projection.Add(p, v, t, eventlog.NewEvents(codec, ""))
+			return eventlog.NewEvents(codec, ""), nil
 		},
+	})
+}
+
+// ViewOver returns a View over the events of several contracts, each of a topic of its own: what Key and Apply are given is the event of
+// one of them. The events of one partition come in the order of the log; those of different partitions, and topics, in any.
+func ViewOver[R any](v es.View[R, any], sources ...Source) View {
+	all := make([]source[any], len(sources))
+	for i, s := range sources {
+		all[i] = s.source
 	}
+	return viewOver(v, all...)
+}
+
+// A Source is a contract among those of a view over several.
+type Source struct{ source source[any] }
+
+// From returns the Source of a contract.
+func From[E any](events contract.Set[E]) Source {
+	return Source{source[any]{
+		subjects: events.Subjects(), topic: events.Topic,
+		bind: func(ctx context.Context, h *host) (projection.Decoder[any], error) {
+			codec, err := contract.Bind(ctx, events, h.registry)
+			if err != nil {
+				return nil, h.unregistered(err)
+			}
+			return anyOf[E]{eventlog.NewEvents(codec, "")}, nil
+		},
+	}}
+}
+
+// A source is one topic of a view's events, and what decodes them.
+type source[E any] struct {
+	subjects []contract.Subject
+	topic    string
+	bind     func(ctx context.Context, h *host) (projection.Decoder[E], error)
+}
+
+// anyOf decodes events as values of any type.
+type anyOf[E any] struct{ from projection.Decoder[E] }
+
+func (d anyOf[E]) Envelopes(ctx context.Context, dst []es.Envelope[any], r eventlog.Record) ([]es.Envelope[any], error) {
+	got, err := d.from.Envelopes(ctx, nil, r)
+	for i := range got {
+		e := &got[i]
+		dst = append(dst, es.Envelope[any]{ID: e.ID, Type: e.Type, Stream: e.Stream, Version: e.Version, Index: e.Index, Count: e.Count,
+			Position: e.Position, Time: e.Time, Meta: e.Meta, Event: e.Event, Part: e.Part, Parts: e.Parts})
+	}
+	return dst, err
+}
+
+func viewOver[R, E any](v es.View[R, E], sources ...source[E]) View {
+	out := View{name: v.Name, version: v.Version, row: reflect.TypeFor[R]()}
+	for _, name := range sortedKeys(v.Indexes) {
+		out.indexes = append(out.indexes, index{name, v.Indexes[name].Shape()})
+	}
+	for _, s := range sources {
+		out.subjects = append(out.subjects, s.subjects...)
+	}
+	out.add = func(ctx context.Context, h *host, p *projection.Projector, topic func(name string) (eventlog.Topic, error)) error {
+		inputs := make([]projection.Input[E], len(sources))
+		for i, s := range sources {
+			var err error
+			if inputs[i].Topic, err = topic(s.topic); err != nil {
+				return err
+			}
+			if inputs[i].Events, err = s.bind(ctx, h); err != nil {
+				return err
+			}
+		}
+		return projection.Add(p, v, inputs...)
+	}
+	return out
 }
 
 func (p Projector) role() string { return p.Name }
 
 func (p Projector) check() error {
-	seen := map[string]bool{}
+	type version struct {
+		name   string
+		number int
+	}
+	seen := map[version]bool{}
 	for _, v := range p.Views {
-		if !nameForm.MatchString(v.name) || seen[v.name] {
-			return ErrRole.Because("projector %q: the view %q is there twice, or its name is not lower case letters, digits and dashes", p.Name, v.name)
+		if !nameForm.MatchString(v.name) || seen[version{v.name, v.version}] {
+			return ErrRole.Because("projector %q: version %d of the view %q is there twice, or its name is not lower case letters, digits and dashes", p.Name, v.version, v.name)
 		}
-		seen[v.name] = true
+		seen[version{v.name, v.version}] = true
 	}
 	if !nameForm.MatchString(p.Name) || len(p.Views) == 0 {
 		return ErrRole.Because("projector %q: it needs views, and a name of lower case letters, digits and dashes", p.Name)
@@ -77,27 +158,37 @@ func (p Projector) contracts() []contract.Subject {
 }
 
 func (p Projector) start(ctx context.Context, h *host) error {
-	db, err := h.openStore(filepath.Join(p.Name, "views"), store.Options{MemTable: memTable})
-	if err != nil {
-		return err
-	}
-	engine, err := projection.New(projection.Config{Log: h.log, Store: db, Logger: h.logger.With("role", p.Name), WaitMax: h.config.QueryWaitMax})
+	engine, err := projection.New(projection.Config{
+		Log: h.log, Dir: filepath.Join(h.config.DataDir, p.Name, "read-models"), Logger: h.logger.With("role", p.Name), WaitMax: h.config.QueryWaitMax,
+		StoreOptions: store.Options{MemTable: memTable},
+	})
 	if err != nil {
 		return err
 	}
 	topics := map[string]eventlog.Topic{}
-	for _, v := range p.Views {
-		t, ok := topics[v.topic]
-		if !ok {
-			if t, err = h.log.EnsureTopic(ctx, eventlog.TopicSpec{Name: v.topic, Replication: int16(h.config.KafkaReplication)}); err != nil {
-				return err
-			}
-			topics[v.topic] = t
+	topic := func(name string) (eventlog.Topic, error) {
+		if t, ok := topics[name]; ok {
+			return t, nil
 		}
-		if err := v.add(ctx, h, engine, t); err != nil {
+		t, err := h.log.EnsureTopic(ctx, eventlog.TopicSpec{Name: name, Replication: int16(h.config.KafkaReplication)})
+		topics[name] = t
+		return t, err
+	}
+	newest := map[string]View{}
+	for _, v := range p.Views {
+		if err := v.add(ctx, h, engine, topic); err != nil {
 			return err
 		}
-		api := viewAPI{view: v, engine: engine}
+		if old, ok := newest[v.name]; !ok || old.version < v.version {
+			newest[v.name] = v
+		}
+	}
+	h.closers = append(h.closers, engine.Close)
+	if err := engine.Open(); err != nil {
+		return err
+	}
+	for _, name := range sortedKeys(newest) {
+		api := viewAPI{view: newest[name], engine: engine}
 		for _, r := range api.routes() {
 			h.handle(r)
 		}
@@ -161,30 +252,13 @@ func freshness(applied es.Positions, lag time.Duration) http.Header {
 }
 
 func (a viewAPI) list(ctx context.Context, r *rest.Request) (*rest.Response, error) {
-	q, err := r.Only(append([]string{"from", "to", "limit", "cursor"}, a.view.indexes...)...)
+	query, err := a.query(r)
 	if err != nil {
 		return nil, err
 	}
 	atLeast, err := r.AtLeast()
 	if err != nil {
 		return nil, err
-	}
-	query := projection.Query{From: q.Get("from"), To: q.Get("to"), Cursor: q.Get("cursor")}
-	if q.Has("limit") {
-		limit, err := number(q, "limit", 1, projection.MaxLimit)
-		if err != nil {
-			return nil, err
-		}
-		query.Limit = int(limit)
-	}
-	for _, name := range a.view.indexes {
-		if !q.Has(name) {
-			continue
-		}
-		if query.Index != "" {
-			return nil, ErrPoint.Because("%s and %s: one index at a time", query.Index, name)
-		}
-		query.Index, query.Value = name, q.Get(name)
 	}
 	page, err := a.engine.List(ctx, a.view.name, query, atLeast)
 	if err != nil {
@@ -207,4 +281,54 @@ func (a viewAPI) list(ctx context.Context, r *rest.Request) (*rest.Response, err
 	}
 	body = append(body, "}\n"...)
 	return &rest.Response{Status: http.StatusOK, Header: freshness(page.Applied, page.Lag), Body: body, ContentType: "application/json"}, nil
+}
+
+// query reads a query from the parameters of a request: an index by its name, with a value for each of its first parts, and
+// <index>.from, .to and .prefix for the next one; from, to and prefix for the keys.
+func (a viewAPI) query(r *rest.Request) (projection.Query, error) {
+	allowed := []string{"from", "to", "prefix", "order", "limit", "cursor"}
+	for _, x := range a.view.indexes {
+		name := x.name
+		if len(x.kinds) > 1 {
+			name += "*"
+		}
+		allowed = append(allowed, name, x.name+".from", x.name+".to", x.name+".prefix")
+	}
+	var q projection.Query
+	given, err := r.Only(allowed...)
+	if err != nil {
+		return q, err
+	}
+	q = projection.Query{From: given.Get("from"), To: given.Get("to"), Prefix: given.Get("prefix"), Cursor: given.Get("cursor")}
+	switch given.Get("order") {
+	case "", "asc":
+	case "desc":
+		q.Reverse = true
+	default:
+		return q, ErrPoint.Because("order=%.20q, it must be asc or desc", given.Get("order"))
+	}
+	if given.Has("limit") {
+		limit, err := number(given, "limit", 1, projection.MaxLimit)
+		if err != nil {
+			return q, err
+		}
+		q.Limit = int(limit)
+	}
+	for _, x := range a.view.indexes {
+		if !given.Has(x.name) && !given.Has(x.name+".from") && !given.Has(x.name+".to") && !given.Has(x.name+".prefix") {
+			continue
+		}
+		if q.Index != "" {
+			return q, ErrPoint.Because("%s and %s: one index at a time", q.Index, x.name)
+		}
+		q.Index, q.Equal = x.name, given[x.name]
+		if len(q.Equal) == len(x.kinds) {
+			continue // from, to and prefix are those of the keys
+		}
+		if q.From != "" || q.To != "" || q.Prefix != "" {
+			return q, ErrPoint.Because("a range of keys and the index %s", x.name).WithFix("use %s.from, %s.to or %s.prefix", x.name, x.name, x.name)
+		}
+		q.From, q.To, q.Prefix = given.Get(x.name+".from"), given.Get(x.name+".to"), given.Get(x.name+".prefix")
+	}
+	return q, nil
 }

@@ -100,32 +100,54 @@ func (b *Batch) room(n int) []byte {
 	return make([]byte, 0, max(n, arenaChunk))
 }
 
+// Size returns how much of a batch's room is taken, in bytes as EntryCost counts them.
+func (b *Batch) Size() int64 { return b.bytes }
+
 // Commit writes the batch in one transaction and returns when it is on the disk. ErrDiskFull means that nothing was written
 // and the batch can be committed again; every other error is final for the whole database: see ErrFailed.
-func (b *Batch) Commit() error {
-	if b.done {
-		return ErrClosed.Because("the batch was committed or discarded before")
+func (b *Batch) Commit() error { return b.db.CommitTogether(b) }
+
+// CommitTogether writes batches of this database, no two of which write the same key, in one transaction; errors are as for Commit.
+// ErrBatchFull: together they are too large, and nothing was written. It spares those who fill batches in parallel one that copies.
+func (db *DB) CommitTogether(batches ...*Batch) error {
+	writes, size := 0, int64(0)
+	for _, b := range batches {
+		if b.done {
+			return ErrClosed.Because("the batch was committed or discarded before")
+		}
+		writes, size = writes+len(b.ops), size+b.bytes
 	}
-	if len(b.ops) == 0 {
-		b.Discard()
+	discard := func() {
+		for _, b := range batches {
+			b.Discard()
+		}
+	}
+	if writes == 0 {
+		discard()
 		return nil
 	}
-	if err := b.db.enter(); err != nil {
-		b.Discard()
+	if writes > db.roomWrites || size > db.roomBytes {
+		return ErrBatchFull.Because("together they hold %d writes and %d bytes", writes, size)
+	}
+	if err := db.enter(); err != nil {
+		discard()
 		return err
 	}
-	defer b.db.leave()
-	if err := b.db.space.check(); err != nil {
+	defer db.leave()
+	if err := db.space.check(); err != nil {
 		return err
 	}
-	ops := b.ops
-	b.Discard()
-	write := b.db.commit
-	if len(ops) >= bulkWrites {
-		write = b.db.commitBulk
+	write := db.commit
+	if writes >= bulkWrites {
+		write = db.commitBulk
 	}
-	if err := write(ops); err != nil {
-		return b.db.fail(err)
+	parts := make([][]op, len(batches))
+	for i, b := range batches {
+		parts[i] = b.ops
+	}
+	discard()
+	if err := write(parts); err != nil {
+		return db.fail(err)
 	}
 	return nil
 }
@@ -133,23 +155,28 @@ func (b *Batch) Commit() error {
 // Discard drops the batch; after Commit it does nothing.
 func (b *Batch) Discard() { b.ops, b.mem, b.done = nil, nil, true }
 
-// commit writes ops as a transaction of Badger's.
-func (db *DB) commit(ops []op) error {
+// commit writes parts as a transaction of Badger's.
+func (db *DB) commit(parts [][]op) error {
 	db.bulk.RLock()
 	defer db.bulk.RUnlock()
 	txn := db.bdb.NewTransaction(true)
 	defer txn.Discard()
-	entries := make([]badger.Entry, len(ops))
-	for i, o := range ops {
-		var err error
-		if o.value == nil {
-			err = txn.Delete(o.key)
-		} else {
-			entries[i].Key, entries[i].Value = o.key, o.value
-			err = txn.SetEntry(&entries[i])
-		}
-		if err != nil {
-			return err
+	if err := txn.Set(bumpKey, appendValue(nil, bumpKey, nil)); err != nil {
+		return err
+	}
+	for _, ops := range parts {
+		entries := make([]badger.Entry, len(ops))
+		for i, o := range ops {
+			var err error
+			if o.value == nil {
+				err = txn.Delete(o.key)
+			} else {
+				entries[i].Key, entries[i].Value = o.key, o.value
+				err = txn.SetEntry(&entries[i])
+			}
+			if err != nil {
+				return err
+			}
 		}
 	}
 	return txn.Commit()

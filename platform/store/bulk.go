@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"sync"
 
 	"github.com/dgraph-io/badger/v4/pb"
 )
@@ -20,10 +21,11 @@ const (
 	endKey    = "!badger!txn"
 )
 
-// bumpKey is written by the transaction that makes a bulk visible.
+// bumpKey is written by each transaction, and its newest version is that of the newest one: what a transaction wrote besides may be
+// dropped by compactions, all of it if it only deleted, and then nobody could tell that it was there. See wal.go.
 var bumpKey = []byte{ownSpace, 'b'}
 
-// commitBulk writes ops as one transaction too, byte for byte what commit writes but in the order of the keys. A transaction of
+// commitBulk writes parts as one transaction too, byte for byte what commit writes but in the order of the keys. A transaction of
 // Badger's keeps its writes in a map: filling it, and entering a memtable in the map's random order, is measured to be a third of
 // the whole cost of a large batch. The steps:
 //
@@ -33,13 +35,8 @@ var bumpKey = []byte{ownSpace, 'b'}
 //
 // A crash before the end of 1 leaves nothing, and one after it all, for the highest version found is the newest one when the
 // database is opened. The lock keeps other transactions from taking the version in between.
-func (db *DB) commitBulk(ops []op) error {
-	slices.SortFunc(ops, func(a, b op) int {
-		if c := bytes.Compare(a.key, b.key); c != 0 {
-			return c
-		}
-		return a.number - b.number
-	})
+func (db *DB) commitBulk(parts [][]op) error {
+	ops := ordered(parts)
 	db.bulk.Lock()
 	defer db.bulk.Unlock()
 	now := db.bdb.NewTransaction(false)
@@ -59,6 +56,10 @@ func (db *DB) commitBulk(ops []op) error {
 		if err := load.Set(&kv); err != nil {
 			return err
 		}
+	}
+	kv.Key, kv.Value, kv.Meta[0] = bumpKey, appendValue(nil, bumpKey, nil), partOfTxn
+	if err := load.Set(&kv); err != nil {
+		return err
 	}
 	kv.Key, kv.Value, kv.Meta[0] = []byte(endKey), strconv.AppendUint(nil, version, 10), endOfTxn
 	if err := load.Set(&kv); err != nil {
@@ -82,6 +83,41 @@ func (db *DB) commitBulk(ops []op) error {
 		return fmt.Errorf("the bulk was written as version %d, but it became visible as %d", version, got)
 	}
 	return nil
+}
+
+// ordered returns all writes in the order of their keys, those of one key in the order in which they were added.
+func ordered(parts [][]op) []op {
+	var wg sync.WaitGroup
+	for _, ops := range parts {
+		wg.Go(func() {
+			slices.SortFunc(ops, func(a, b op) int {
+				if c := bytes.Compare(a.key, b.key); c != 0 {
+					return c
+				}
+				return a.number - b.number
+			})
+		})
+	}
+	wg.Wait()
+	if len(parts) == 1 {
+		return parts[0]
+	}
+	n := 0
+	for _, ops := range parts {
+		n += len(ops)
+	}
+	out := make([]op, 0, n)
+	for len(out) < n {
+		least := -1
+		for i, ops := range parts {
+			if len(ops) > 0 && (least < 0 || bytes.Compare(ops[0].key, parts[least][0].key) < 0) {
+				least = i
+			}
+		}
+		out = append(out, parts[least][0])
+		parts[least] = parts[least][1:]
+	}
+	return out
 }
 
 // deleted is Badger's mark of a removal.

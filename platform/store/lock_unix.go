@@ -69,14 +69,23 @@ func (s *freeSpace) check() error {
 	if s.least < 0 || now < s.next.Load() {
 		return nil
 	}
-	var st syscall.Statfs_t
-	if err := syscall.Statfs(s.dir, &st); err != nil {
-		return nil // The commit itself will say what is wrong with this file system.
+	free, err := Free(s.dir)
+	if err != nil {
+		return nil //nolint:nilerr // the commit itself will say what is wrong with this file system
 	}
-	if free := int64(st.Bavail) * int64(st.Bsize); free < s.least { //nolint:unconvert // their types differ between systems
+	if free < s.least {
 		return ErrDiskFull.Because("%s has %d MiB left, %d are needed", s.dir, free>>20, s.least>>20).
 			WithFix("make room on the disk: it goes on by itself").After(5 * time.Second)
 	}
 	s.next.Store(now + 1000)
 	return nil
+}
+
+// Free returns how many bytes there are left for this user on the file system of dir, or ErrDirectory.
+func Free(dir string) (int64, error) {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(dir, &st); err != nil {
+		return 0, ErrDirectory.Because("%s", dir).Wrap(err)
+	}
+	return int64(st.Bavail) * int64(st.Bsize), nil //nolint:unconvert // their types differ between systems
 }

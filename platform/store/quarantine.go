@@ -19,7 +19,7 @@ func (db *DB) Condemn(reason string) error {
 	if _, err := os.Stat(path); err == nil {
 		return nil
 	}
-	if err := replaceFile(path, []byte(strings.TrimSpace(reason)+"\n")); err != nil {
+	if err := ReplaceFile(path, []byte(strings.TrimSpace(reason)+"\n")); err != nil {
 		return ErrDirectory.Because("%s", path).Wrap(err)
 	}
 	return nil
@@ -105,7 +105,7 @@ func Remove(dir string) error {
 
 func forget(dir string) error {
 	for _, path := range []string{dir + ".sentinel", condemned(dir)} {
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := removeFile(path); err != nil {
 			return ErrDirectory.Because("%s", path).Wrap(err)
 		}
 	}

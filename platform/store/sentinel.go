@@ -33,7 +33,7 @@ func (s *sentinel) read() error {
 
 // write replaces the file as a whole: a half-written sentinel would be an alarm for nothing.
 func (s *sentinel) write(id []byte) error {
-	if err := replaceFile(s.path, append([]byte(hex.EncodeToString(id)), '\n')); err != nil {
+	if err := ReplaceFile(s.path, append([]byte(hex.EncodeToString(id)), '\n')); err != nil {
 		return ErrDirectory.Because("%s", s.path).WithFix("make the directory above the data directory writable").Wrap(err)
 	}
 	s.id = id
@@ -45,7 +45,8 @@ func (s *sentinel) missing(dir string) error {
 		WithFix("look whether the right disk is mounted and bring the data back; to begin anew and rebuild it from the log, remove %s", s.path)
 }
 
-func replaceFile(path string, text []byte) error {
+// ReplaceFile writes a file as a whole: whoever reads it, after a crash too, finds what was there before or text.
+func ReplaceFile(path string, text []byte) error {
 	tmp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
 	if err != nil {
 		return err

@@ -72,6 +72,7 @@ var figures = []figure{
 	{"instances", (*plan).instances},
 	{"messagedb", (*plan).messageDB},
 	{"overload", (*plan).overload},
+	{"peers", (*plan).peers},
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {

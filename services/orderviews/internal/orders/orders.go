@@ -28,15 +28,21 @@ type Line struct {
 	Amount   int64  `json:"amount"`
 }
 
+var (
+	customer = es.Text(func(o Order) string { return o.CustomerID })
+	ordered  = es.Time(func(o Order) time.Time { return o.OrderedAt })
+)
+
 // View folds the events of an order into its row.
 var View = es.View[Order, ordersv1.Event]{
 	Name:    "orders",
-	Version: 1,
+	Version: 2,
 	Key:     func(e es.Envelope[ordersv1.Event]) (string, bool) { return string(e.Stream), true },
 	Apply:   apply,
-	Indexes: map[string]func(Order) string{
-		"customer": func(o Order) string { return o.CustomerID },
-		"status":   func(o Order) string { return o.Status },
+	Indexes: map[string]es.Index[Order]{
+		"customer": es.By(customer, es.Descending(ordered)), // the newest first
+		"status":   es.By(es.Text(func(o Order) string { return o.Status })),
+		"total":    es.By(es.Text(func(o Order) string { return o.Currency }), es.Number(func(o Order) int64 { return o.Total })),
 	},
 }
 

@@ -1,0 +1,547 @@
+package projection
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/millrace/millrace/platform/es"
+	"github.com/millrace/millrace/platform/store"
+)
+
+// A view is a read model with the versions of its code and the builds that there are of it.
+type view struct {
+	p     *Projector
+	name  string
+	dir   string
+	codes map[int]*code // by version
+
+	serves atomic.Pointer[serving]
+
+	mu     sync.Mutex // held by verbs, which take turns
+	ctl    control
+	builds map[string]*generation // by birth.id
+}
+
+// A serving is the generation that answers queries.
+type serving struct {
+	g       *generation
+	changed chan struct{} // closed when another one does
+}
+
+// serving returns the generation that answers queries, and what is closed when another one does.
+func (v *view) serving() (*generation, <-chan struct{}) {
+	s := v.serves.Load()
+	return s.g, s.changed
+}
+
+// serve has g answer queries from now on.
+func (v *view) serve(g *generation) {
+	if old := v.serves.Swap(&serving{g, make(chan struct{})}); old != nil {
+		close(old.changed)
+	}
+}
+
+// newest returns the highest version that the program has.
+func (v *view) newest() int {
+	n := 0
+	for version := range v.codes {
+		n = max(n, version)
+	}
+	return n
+}
+
+// open opens the builds that there are, begins the first one of a new view, and one of a new version beside the one that serves.
+func (v *view) open() (err error) {
+	if err := os.MkdirAll(v.dir, 0o700); err != nil {
+		return ErrControl.Because("%s", v.dir).Wrap(err)
+	}
+	if v.ctl, err = readControl(v.dir); err != nil {
+		return err
+	}
+	if err := v.sweep(); err != nil {
+		return err
+	}
+	for _, b := range slices.Clone(v.ctl.Generations) {
+		if v.codes[b.Version] == nil && b.id() != v.ctl.Live {
+			continue // it rests until a program that has its code comes back
+		}
+		g, err := v.openGeneration(b)
+		if v.codes[b.Version] == nil && errors.Is(err, store.ErrDamaged) {
+			v.p.cfg.Logger.Error("projection: the build that served is damaged, and its code is gone", "view", v.name, "build", b.id(), "reason", err)
+			v.forget(b.id())
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		v.builds[b.id()] = g
+	}
+	live, newest := v.builds[v.ctl.Live], v.newest()
+	switch {
+	case live == nil:
+		// A new view, or one whose build is gone.
+		g := v.best(newest)
+		if g == nil {
+			if g, err = v.create(birth{Version: newest}); err != nil {
+				return err
+			}
+		}
+		v.ctl.Live, live = g.born.id(), g
+	case live.born.Version == newest:
+	case v.best(newest) == nil:
+		if _, err := v.create(birth{Version: newest, Auto: !v.p.cfg.Manual}); err != nil {
+			return err
+		}
+	case live.code == nil:
+		v.auto(v.best(newest))
+	}
+	v.serve(live)
+	return v.ctl.write(v.dir)
+}
+
+// best returns the latest build of a version that has no end.
+func (v *view) best(version int) (best *generation) {
+	for _, g := range v.builds {
+		if g.born.Version == version && !g.born.Bounded && (best == nil || g.born.Build > best.born.Build) {
+			best = g
+		}
+	}
+	return best
+}
+
+// auto has a generation take over when it has caught up.
+func (v *view) auto(g *generation) {
+	g.born.Auto = true
+	for i := range v.ctl.Generations {
+		if v.ctl.Generations[i].id() == g.born.id() {
+			v.ctl.Generations[i].Auto = true
+		}
+	}
+}
+
+var buildDir = regexp.MustCompile(`^(v[0-9]+-[0-9]+)(\.sentinel|\.condemned)?$`)
+
+// sweep removes what a build that was dropped, or was being begun, when the process was killed has left.
+func (v *view) sweep() error {
+	files, err := os.ReadDir(v.dir)
+	if err != nil {
+		return ErrControl.Because("%s", v.dir).Wrap(err)
+	}
+	for _, f := range files {
+		m := buildDir.FindStringSubmatch(f.Name())
+		if m == nil {
+			continue
+		}
+		if _, ok := v.ctl.find(m[1]); !ok {
+			if err := store.Remove(filepath.Join(v.dir, m[1])); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// create begins a build.
+func (v *view) create(b birth) (*generation, error) {
+	b.Build, b.Created = v.ctl.next(b.Version), time.Now().UTC()
+	v.ctl.Generations = append(v.ctl.Generations, b)
+	slices.SortFunc(v.ctl.Generations, func(a, b birth) int { return cmp.Or(cmp.Compare(a.Version, b.Version), cmp.Compare(a.Build, b.Build)) })
+	// Remembered first: what is not is swept away.
+	err := v.ctl.write(v.dir)
+	var g *generation
+	if err == nil {
+		g, err = v.openGeneration(b)
+	}
+	if err != nil {
+		v.forget(b.id())
+		return nil, err
+	}
+	v.builds[b.id()] = g
+	return g, nil
+}
+
+func (v *view) forget(id string) {
+	v.ctl.Generations = slices.DeleteFunc(v.ctl.Generations, func(b birth) bool { return b.id() == id })
+	if v.ctl.Previous == id {
+		v.ctl.Previous = ""
+	}
+	if v.ctl.Live == id {
+		v.ctl.Live = ""
+	}
+}
+
+func (v *view) close() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var errs []error
+	for _, g := range v.builds {
+		errs = append(errs, g.close())
+	}
+	v.builds = map[string]*generation{}
+	return errors.Join(errs...)
+}
+
+// runnable returns the generations that are to be kept up to date.
+func (v *view) runnable() (gs []*generation) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.ctl.Paused {
+		return nil
+	}
+	for _, b := range v.ctl.Generations {
+		if g := v.builds[b.id()]; g != nil && g.runs() {
+			gs = append(gs, g)
+		}
+	}
+	return gs
+}
+
+// runs reports whether there is anything to be applied, now or later.
+func (g *generation) runs() bool { return g.code != nil && !g.complete() }
+
+// halt stops a generation's runner, and its successors.
+func (g *generation) halted() {
+	for r := g.runner.Load(); r != nil; r = g.runner.Load() {
+		r.stop()
+	}
+}
+
+// resume has a generation kept up to date again.
+func (v *view) resume(g *generation) {
+	if !v.ctl.Paused && g.runs() {
+		v.p.start(0, g.born.Rate, g)
+	}
+}
+
+// advance switches to a build that takes over by itself and has caught up.
+func (v *view) advance() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	live, _ := v.serving()
+	for _, b := range slices.Backward(v.ctl.Generations) {
+		g := v.builds[b.id()]
+		if !b.Auto || g == nil || g == live || !g.reached.Load() || g.stuck() != "" {
+			continue
+		}
+		return v.switchTo(g)
+	}
+	return nil
+}
+
+// stuck says why a generation should not take over by itself.
+func (g *generation) stuck() string {
+	for _, at := range g.shown.Load().slots {
+		if at.halt != nil {
+			return "it has halted: " + at.halt.String()
+		}
+	}
+	return ""
+}
+
+func (v *view) switchTo(g *generation) error {
+	old, _ := v.serving()
+	ctl := v.ctl
+	ctl.Generations = slices.Clone(ctl.Generations)
+	for i := range ctl.Generations {
+		ctl.Generations[i].Auto = false
+	}
+	ctl.Previous, ctl.Live = old.born.id(), g.born.id()
+	if err := ctl.write(v.dir); err != nil {
+		return err
+	}
+	v.ctl = ctl
+	g.born.Auto, old.born.Auto = false, false
+	v.serve(g)
+	v.p.cfg.Logger.Info("projection: another build answers queries", "view", v.name, "build", g.born.id(), "before", old.born.id())
+	return nil
+}
+
+// find returns a view and one of its builds; id "" is the newest one that does not answer queries.
+func (v *view) find(id string) (*generation, error) {
+	if id != "" {
+		if g := v.builds[id]; g != nil {
+			return g, nil
+		}
+		return nil, ErrBuildNotFound.Because("view %s, build %.60q", v.name, id).WithFix("use one of %s", strings.Join(v.ids(), ", "))
+	}
+	live, _ := v.serving()
+	for _, b := range slices.Backward(v.ctl.Generations) {
+		if g := v.builds[b.id()]; g != nil && g != live && !b.Bounded && b.id() != v.ctl.Previous {
+			return g, nil
+		}
+	}
+	return nil, ErrBuildNotFound.Because("the view %s has no build beside the one that answers queries", v.name).WithFix("begin one: millrace view rebuild %s", v.name)
+}
+
+func (v *view) ids() []string {
+	var ids []string
+	for _, b := range v.ctl.Generations {
+		if v.builds[b.id()] != nil {
+			ids = append(ids, b.id())
+		}
+	}
+	return ids
+}
+
+// verb locks a view for a verb.
+func (p *Projector) verb(name string) (*view, func(), error) {
+	v := p.byName[name]
+	if v == nil {
+		return nil, nil, ErrViewNotFound.Because("%.100q", name)
+	}
+	v.mu.Lock()
+	return v, v.mu.Unlock, nil
+}
+
+// A Rebuild says how to build a view anew.
+type Rebuild struct {
+	Version int          // of its code; 0 = the newest that the program has
+	Rate    int          // events per second while it is behind; 0 = no bound
+	Until   es.Positions // the last positions to be applied; partitions that are not among them are left empty; nil = there is no end
+	At      time.Time    // in place of Until: events appended before; zero = there is no end
+	Switch  bool         // switch to it by itself when it has caught up
+	Force   bool         // though there seems to be too little room on the disk
+}
+
+// An Estimate says what a rebuild would take.
+type Estimate struct {
+	Events  int64   // to be read
+	Bytes   int64   // that the new build takes on the disk, as the one that serves does
+	Free    int64   // bytes on the file system
+	Rate    float64 // events per second as seen of late; 0 = not known
+	Version int
+}
+
+// Estimate returns what a rebuild of a view would take. Errors: ErrViewNotFound, ErrBuildNotFound for a version that the program does not
+// have, the log's.
+func (p *Projector) Estimate(ctx context.Context, name string, o Rebuild) (Estimate, error) {
+	v, done, err := p.verb(name)
+	if err != nil {
+		return Estimate{}, err
+	}
+	defer done()
+	return v.estimate(ctx, &o)
+}
+
+func (v *view) estimate(ctx context.Context, o *Rebuild) (Estimate, error) {
+	if o.Version == 0 {
+		o.Version = v.newest()
+	}
+	c := v.codes[o.Version]
+	if c == nil {
+		return Estimate{}, ErrBuildNotFound.Because("the program has no version %d of the view %s", o.Version, v.name)
+	}
+	live, _ := v.serving()
+	e := Estimate{Version: o.Version, Bytes: live.db.Size()}
+	var err error
+	if e.Free, err = store.Free(v.dir); err != nil {
+		return Estimate{}, err
+	}
+	for _, in := range c.inputs {
+		var ends []int64
+		if o.At.IsZero() {
+			ends, err = v.p.log.Ends(ctx, in.topic)
+		} else {
+			ends, err = v.p.log.EndsAt(ctx, in.topic, o.At)
+		}
+		if err != nil {
+			return Estimate{}, err
+		}
+		for n, end := range ends {
+			tp := es.TopicPartition{Topic: in.topic.Name, Partition: int32(n)}
+			if o.Until != nil {
+				last, ok := o.Until.Offset(tp)
+				if !ok {
+					last = -1
+				}
+				if last >= end {
+					return Estimate{}, ErrPositionAhead.Because("%s@%d; the log ends before offset %d", tp, last, end)
+				}
+				end = last + 1
+			}
+			e.Events += end
+			if !o.At.IsZero() && end > 0 {
+				o.until(tp, end-1)
+			}
+		}
+	}
+	for _, pos := range o.Until {
+		if !slices.Contains(c.shape.Topics, pos.Topic) {
+			return Estimate{}, ErrForeignTopic.Because("%s; the view %s reads %s", pos, v.name, strings.Join(c.shape.Topics, ", "))
+		}
+	}
+	for _, g := range v.builds {
+		e.Rate = max(e.Rate, g.applied.best())
+	}
+	return e, nil
+}
+
+// until adds a position at which the build ends.
+func (o *Rebuild) until(tp es.TopicPartition, offset int64) {
+	o.Until = o.Until.With(es.Position{TopicPartition: tp, Offset: offset})
+}
+
+// Rebuild begins another build of a view beside the one that serves, and returns its name. Errors: those of Estimate, ErrSpace, the store's.
+func (p *Projector) Rebuild(ctx context.Context, name string, o Rebuild) (id string, err error) {
+	v, done, err := p.verb(name)
+	if err != nil {
+		return "", err
+	}
+	defer done()
+	bounded := o.Until != nil || !o.At.IsZero()
+	if bounded && o.Switch {
+		return "", ErrBuild.Because("a build with an end falls behind: it is not switched to by itself")
+	}
+	e, err := v.estimate(ctx, &o)
+	if err != nil {
+		return "", err
+	}
+	if need := e.Bytes*5/4 + 1<<30; e.Free < need && !o.Force {
+		return "", ErrSpace.Because("%d bytes are free; the build that serves has %d, and 1 GiB is left for the log of the store", e.Free, e.Bytes).
+			WithFix("make room on the disk of %s, drop a build that is not needed any more, or use --force", v.dir)
+	}
+	g, err := v.create(birth{Version: o.Version, Auto: o.Switch, Rate: o.Rate, Until: o.Until, Bounded: bounded})
+	if err != nil {
+		return "", err
+	}
+	v.resume(g)
+	return g.born.id(), nil
+}
+
+// Switch has another build of a view answer queries, all from one moment on; id "" is the newest. Positions stay valid, for they are the
+// log's. Errors: ErrViewNotFound, ErrBuildNotFound, ErrBuild for one that has not caught up or has halted unless force is set.
+func (p *Projector) Switch(name, id string, force bool) (now string, err error) {
+	v, done, err := p.verb(name)
+	if err != nil {
+		return "", err
+	}
+	defer done()
+	g, err := v.find(id)
+	if err != nil {
+		return "", err
+	}
+	if live, _ := v.serving(); live == g {
+		return g.born.id(), nil
+	}
+	why := g.stuck()
+	switch {
+	case force:
+	case g.born.Bounded:
+		why = "it has an end, and falls behind"
+	case !g.reached.Load():
+		why = "it has not caught up"
+	}
+	if why != "" && !force {
+		return "", ErrBuild.Because("view %s, build %s: %s", name, g.born.id(), why).WithFix("wait for it (millrace view wait %s), or use --force", name)
+	}
+	return g.born.id(), v.switchTo(g)
+}
+
+// Rollback has the build that answered queries before do so again. Errors: ErrViewNotFound, ErrBuildNotFound if there is none.
+func (p *Projector) Rollback(name string) (now string, err error) {
+	v, done, err := p.verb(name)
+	if err != nil {
+		return "", err
+	}
+	defer done()
+	g := v.builds[v.ctl.Previous]
+	if g == nil {
+		return "", ErrBuildNotFound.Because("the view %s has no build that answered before", name)
+	}
+	return g.born.id(), v.switchTo(g)
+}
+
+// Pause stops keeping a view up to date, over restarts too: queries are answered from what it has. Errors: ErrViewNotFound, ErrControl.
+func (p *Projector) Pause(name string) error {
+	v, done, err := p.verb(name)
+	if err != nil {
+		return err
+	}
+	defer done()
+	v.ctl.Paused = true
+	if err := v.ctl.write(v.dir); err != nil {
+		return err
+	}
+	for _, g := range v.builds {
+		g.halted()
+	}
+	return nil
+}
+
+// Resume goes on after Pause; what has halted is tried again. Errors: ErrViewNotFound, ErrControl.
+func (p *Projector) Resume(name string) error {
+	v, done, err := p.verb(name)
+	if err != nil {
+		return err
+	}
+	defer done()
+	v.ctl.Paused = false
+	if err := v.ctl.write(v.dir); err != nil {
+		return err
+	}
+	for _, g := range v.builds {
+		g.halted()
+		v.resume(g)
+	}
+	return nil
+}
+
+// Drop removes a build that does not answer queries, from the disk too. Errors: ErrViewNotFound, ErrBuildNotFound, ErrBuild, the store's.
+func (p *Projector) Drop(name, id string) error {
+	v, done, err := p.verb(name)
+	if err != nil {
+		return err
+	}
+	defer done()
+	g, err := v.find(id)
+	if err != nil {
+		return err
+	}
+	if live, _ := v.serving(); live == g {
+		return ErrBuild.Because("build %s of %s answers queries", id, name).WithFix("switch to another one first")
+	}
+	return v.drop(g)
+}
+
+func (v *view) drop(g *generation) error {
+	v.forget(g.born.id())
+	if err := v.ctl.write(v.dir); err != nil {
+		return err
+	}
+	delete(v.builds, g.born.id())
+	g.halted()
+	return errors.Join(g.close(), store.Remove(g.dir))
+}
+
+// Reset builds a view anew in place: from now on queries are answered from the new build, however far it is, and all others are removed.
+// Errors: ErrViewNotFound, the store's.
+func (p *Projector) Reset(name string) (id string, err error) {
+	v, done, err := p.verb(name)
+	if err != nil {
+		return "", err
+	}
+	defer done()
+	g, err := v.create(birth{Version: v.newest()})
+	if err != nil {
+		return "", err
+	}
+	if err := v.switchTo(g); err != nil {
+		return "", err
+	}
+	v.resume(g)
+	for _, old := range v.builds {
+		if old != g {
+			err = errors.Join(err, v.drop(old))
+		}
+	}
+	return g.born.id(), err
+}

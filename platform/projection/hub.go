@@ -1,0 +1,162 @@
+package projection
+
+import (
+	"sync"
+	"time"
+)
+
+// A Change is what a batch did to one row.
+type Change struct {
+	Row    Row  // as it is after it; only the Key, and the event that deleted it, of one that is gone
+	Gone   bool // it was deleted
+	values []string
+}
+
+// A hub keeps the latest changes of a generation for those who watch it, each of whom reads them at a pace of its own. Nobody waits for a
+// watcher: who falls behind what is kept begins anew.
+type hub struct {
+	mu      sync.Mutex
+	batches []published // in the order of their numbers, without gaps
+	changes int         // in all of them
+	floor   uint64      // the number of the last batch that is not kept
+	lists   map[*Watch]struct{}
+	rows    map[string]map[*Watch]struct{} // by the key of the row that is watched
+	until   time.Time                      // changes are kept until then though nobody watches
+	count   int
+	closed  bool
+}
+
+// A published is what one batch changed.
+type published struct {
+	shown   *shown
+	changes []Change
+}
+
+const (
+	// keptChanges is how many changes are kept for those who are behind.
+	keptChanges = 1 << 14
+	// keptBatches is how many batches are.
+	keptBatches = 1 << 12
+	// lingering is for how long changes are kept when the last watcher has gone, who may come back.
+	lingering = time.Minute
+)
+
+func (h *hub) init() {
+	h.lists, h.rows = map[*Watch]struct{}{}, map[string]map[*Watch]struct{}{}
+}
+
+// watched reports whether changes are to be kept.
+func (h *hub) watched() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.count > 0 || time.Now().Before(h.until)
+}
+
+// publish keeps the changes of the batch with which s was reached and wakes those whom they may concern. known is false if it is not known
+// what changed: then everybody begins anew.
+func (h *hub) publish(known bool, changes []Change, s *shown) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !known {
+		h.batches, h.changes, h.floor = nil, 0, s.number
+		h.wakeAll()
+		return
+	}
+	h.batches = append(h.batches, published{s, changes})
+	h.changes += len(changes)
+	drop := 0
+	for drop < len(h.batches)-1 && (h.changes > keptChanges || len(h.batches)-drop > keptBatches) {
+		h.changes -= len(h.batches[drop].changes)
+		h.floor = h.batches[drop].shown.number
+		drop++
+	}
+	if drop > 0 {
+		h.batches = append(h.batches[:0:0], h.batches[drop:]...)
+	}
+	if len(changes) == 0 {
+		return
+	}
+	for w := range h.lists {
+		w.call()
+	}
+	for i := range changes {
+		for w := range h.rows[changes[i].Row.Key] {
+			w.call()
+		}
+	}
+}
+
+func (h *hub) wakeAll() {
+	for w := range h.lists {
+		w.call()
+	}
+	for _, ws := range h.rows {
+		for w := range ws {
+			w.call()
+		}
+	}
+}
+
+// add begins to keep changes for w.
+func (h *hub) add(w *Watch) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.count++
+	if w.key == "" {
+		h.lists[w] = struct{}{}
+		return
+	}
+	if h.rows[w.key] == nil {
+		h.rows[w.key] = map[*Watch]struct{}{}
+	}
+	h.rows[w.key][w] = struct{}{}
+}
+
+func (h *hub) remove(w *Watch) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.count--; h.count == 0 {
+		h.until = time.Now().Add(lingering)
+	}
+	if w.key == "" {
+		delete(h.lists, w)
+		return
+	}
+	if delete(h.rows[w.key], w); len(h.rows[w.key]) == 0 {
+		delete(h.rows, w.key)
+	}
+}
+
+// since returns the batches after the one with a number; ok is false if some of them are not kept any more.
+func (h *hub) since(number uint64) (batches []published, ok bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed || number < h.floor {
+		return nil, false
+	}
+	skip := 0
+	for skip < len(h.batches) && h.batches[skip].shown.number <= number {
+		skip++
+	}
+	return append([]published(nil), h.batches[skip:]...), true
+}
+
+// at returns the number of the batch with which these positions were reached, if it is still kept.
+func (h *hub) at(g *generation, positions string) (number uint64, ok bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for i := len(h.batches) - 1; i >= 0; i-- {
+		if g.positions(h.batches[i].shown).String() == positions {
+			return h.batches[i].shown.number, true
+		}
+	}
+	return 0, false
+}
+
+// close wakes everybody: another generation is watched from now on, or none.
+func (h *hub) close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.closed = true
+	h.wakeAll()
+}

@@ -1,0 +1,209 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"time"
+)
+
+// A contender is who counts and sums the events of a ledger, with what was measured of it, run by run.
+type contender struct {
+	name    string
+	command func(ctx context.Context, id, dir string, forget bool) *exec.Cmd
+	ours    bool
+	visible bool // whether it is measured how long an event takes until a query shows it
+
+	rate  []float64 // events per second, from the start of the process until all is folded and on the disk or committed
+	bare  []float64 // the same, from the first record that it read to the last one it folded
+	work  []float64 // CPU time of an event, in µs
+	peak  []float64 // resident memory at its highest, in MB
+	took  []float64 // seconds until it is ready, from nothing
+	again []float64 // and with its log or changelog, but without any local state
+	half  []float64 // append → visible, in ms
+	tail  []float64
+}
+
+// javaFlags are those with which Kafka Streams was quickest on two cores; see docs/benchmarks.md.
+var javaFlags = []string{"-Xms768m", "-Xmx768m", "-XX:+UseParallelGC", "-Dsun.net.httpserver.nodelay=true"}
+
+// streamsSettings replace defaults of Kafka Streams, for the same reason.
+var streamsSettings = map[string]string{}
+
+// peers measures the count and the sum of events per key, from empty until all is there, by a projector, in turns with Kafka Streams and
+// goka on the same topic.
+func (p *plan) peers(ctx context.Context) (rows []row, err error) {
+	err = p.onKafka(ctx, func(kafka string) error {
+		rows, err = p.peersOn(ctx, kafka)
+		return err
+	})
+	return rows, err
+}
+
+func (p *plan) peersOn(ctx context.Context, kafka string) (rows []row, err error) {
+	registry, err := ready(ctx, p.serve(ctx, filepath.Join(p.dir, "registry"), kafka, nil, "registry"))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, registry.stop()) }()
+	url := "http://" + registry.addr("registry")
+	l, err := openLedger(ctx, kafka, url)
+	if err != nil {
+		return nil, err
+	}
+	defer l.close()
+	if err := l.fill(ctx, p.times(2_000_000, 200_000)); err != nil {
+		return nil, err
+	}
+	binary := func(name string) string { return filepath.Join(filepath.Dir(p.shop), "peers", name) }
+	streams := func(guarantee string) func(context.Context, string, string, bool) *exec.Cmd {
+		return func(ctx context.Context, id, dir string, forget bool) *exec.Cmd {
+			args := append([]string{}, javaFlags...)
+			args = append(args, "-cp", binary("streams/classes")+":"+binary("streams/libs/*"), "peer.Main",
+				"--brokers", kafka, "--topic", l.topic.Name, "--schema", strconv.Itoa(int(l.schema)), "--id", id, "--dir", dir,
+				"--guarantee", guarantee, "--threads", "2", "--forget", strconv.FormatBool(forget))
+			for k, v := range streamsSettings {
+				args = append(args, "--set", k+"="+v)
+			}
+			return exec.CommandContext(ctx, "java", args...) //nolint:gosec // the peer
+		}
+	}
+	ours := &contender{name: "millrace", ours: true, visible: true, command: func(ctx context.Context, _, dir string, _ bool) *exec.Cmd {
+		return exec.CommandContext(ctx, binary("projector"), "-brokers", kafka, "-registry", url, "-dir", dir) //nolint:gosec // the binary under test
+	}}
+	alo := &contender{name: "at-least-once", command: streams("at_least_once")}
+	eos := &contender{name: "exactly-once", visible: true, command: streams("exactly_once_v2")}
+	goka := &contender{name: "goka", command: func(ctx context.Context, id, dir string, forget bool) *exec.Cmd {
+		return exec.CommandContext(ctx, binary("goka"), "-brokers", kafka, "-topic", l.topic.Name, "-schema", strconv.Itoa(int(l.schema)), //nolint:gosec // the peer
+			"-id", id, "-dir", dir, "-forget="+strconv.FormatBool(forget))
+	}}
+	all := []*contender{ours, alo, eos, goka}
+	broker, err := p.brokerPID()
+	if err != nil {
+		return nil, err
+	}
+	for run := range p.runs {
+		for i := range all {
+			c := all[(run+i)%len(all)] // nobody is always the first
+			if err := p.contend(ctx, c, l, run, broker); err != nil {
+				return nil, fmt.Errorf("%s: %w", c.name, err)
+			}
+		}
+	}
+	return peerRows(ours, alo, eos, goka), nil
+}
+
+// contend measures one contender once.
+func (p *plan) contend(ctx context.Context, c *contender, l *ledger, run, broker int) error {
+	id := fmt.Sprintf("peer-%s-%d", c.name, run+1)
+	dir := filepath.Join(p.dir, id)
+	if err := rest(ctx, broker); err != nil {
+		return err
+	}
+	d, err := ready(ctx, c.command(ctx, id, dir, false))
+	if err != nil {
+		return err
+	}
+	err = func() error {
+		events := float64(l.events)
+		used, err1 := cpu(d.pid())
+		mb, err2 := d.resident("VmHWM")
+		if err := errors.Join(err1, err2); err != nil {
+			return err
+		}
+		c.took = append(c.took, d.took.Seconds())
+		c.rate = append(c.rate, events/d.took.Seconds())
+		c.work = append(c.work, used[0].Seconds()*1e6/events)
+		c.peak = append(c.peak, mb)
+		if !c.ours {
+			first, err1 := strconv.ParseInt(d.addr("first"), 10, 64)
+			last, err2 := strconv.ParseInt(d.addr("processed"), 10, 64)
+			if err := errors.Join(err1, err2); err != nil {
+				return err
+			}
+			c.bare = append(c.bare, events*1000/float64(last-first))
+		}
+		rows := newCounter(d, c.ours)
+		if err := rows.agrees(ctx, l); err != nil {
+			return err
+		}
+		if !c.visible {
+			return nil
+		}
+		length := time.Duration(p.times(30, 5)) * time.Second
+		if _, err := l.visible(ctx, rows, length/5); err != nil { // to warm up
+			return err
+		}
+		took, err := l.visible(ctx, rows, length)
+		if err != nil {
+			return err
+		}
+		c.half = append(c.half, percentile(took, 0.5))
+		c.tail = append(c.tail, percentile(took, 0.99))
+		return rows.agrees(ctx, l)
+	}()
+	if err := errors.Join(err, d.stop(), os.RemoveAll(dir)); err != nil {
+		return err
+	}
+	if c.ours {
+		// It has nothing but the log: it was without any local state when it began.
+		c.again = append(c.again, c.took[run])
+		return nil
+	}
+	if err := rest(ctx, broker); err != nil {
+		return err
+	}
+	if d, err = ready(ctx, c.command(ctx, id, dir, true)); err != nil {
+		return err
+	}
+	c.again = append(c.again, d.took.Seconds())
+	return errors.Join(newCounter(d, false).agrees(ctx, l), d.stop(), os.RemoveAll(dir))
+}
+
+// rest waits until the broker has nothing left to do.
+func rest(ctx context.Context, broker int) error {
+	return settle(ctx, &process{cmd: &exec.Cmd{Process: &os.Process{Pid: broker}}})
+}
+
+func peerRows(ours, alo, eos, goka *contender) []row {
+	const streams = "Kafka Streams, "
+	rate := perSecond("events")
+	least := make([]float64, len(alo.peak))
+	for i := range least {
+		least[i] = min(alo.peak[i], eos.peak[i])
+	}
+	return []row{
+		{what: "count and sum per key from empty, 100,000 keys, 2,000,000 events on real Kafka", show: rate, values: ours.rate},
+		{what: "– " + streams + "at_least_once", show: rate, values: alo.rate},
+		{what: "– " + streams + "exactly_once_v2", show: rate, values: eos.rate},
+		{what: "– goka", show: rate, values: goka.rate},
+		{what: "– ours / " + streams + "at_least_once", reach: "≥ 5 ×", reached: atLeast(5), show: ratio, values: quotients(ours.rate, alo.rate)},
+		{what: "– ours / " + streams + "exactly_once_v2", reach: "≥ 8 ×", reached: atLeast(8), show: ratio, values: quotients(ours.rate, eos.rate)},
+		{what: "– ours / goka", reach: "≥ 8 ×", reached: atLeast(8), show: ratio, values: quotients(ours.rate, goka.rate)},
+		{what: "– " + streams + "at_least_once, without its start and its commit at the end", show: rate, values: alo.bare},
+		{what: "– " + streams + "exactly_once_v2, without them", show: rate, values: eos.bare},
+		{what: "– goka, without them", show: rate, values: goka.bare},
+		{what: "– CPU time for each event, ours", show: microseconds, values: ours.work},
+		{what: "– " + streams + "at_least_once", show: microseconds, values: alo.work},
+		{what: "– " + streams + "exactly_once_v2", show: microseconds, values: eos.work},
+		{what: "– goka", show: microseconds, values: goka.work},
+		{what: "– peak resident memory, ours", show: megabytes, values: ours.peak},
+		{what: "– " + streams + "at_least_once", show: megabytes, values: alo.peak},
+		{what: "– " + streams + "exactly_once_v2", show: megabytes, values: eos.peak},
+		{what: "– goka", show: megabytes, values: goka.peak},
+		{what: "– ours / the smaller one of Kafka Streams", reach: "≤ 0.5 ×", reached: atMost(0.5), show: ratio, values: quotients(ours.peak, least)},
+		{what: "ready again without local state, from the log", show: seconds, values: ours.again},
+		{what: "– goka, from its table", show: seconds, values: goka.again},
+		{what: "– ours / goka", reach: "≤ 0.6 ×", reached: atMost(0.6), show: ratio, values: quotients(ours.again, goka.again)},
+		{what: "– " + streams + "at_least_once, from its changelog", show: seconds, values: alo.again},
+		{what: "– " + streams + "exactly_once_v2, from its changelog", show: seconds, values: eos.again},
+		{what: "append → visible over HTTP, 200 events/s, p50", reach: "< 5 ms", reached: below(5), show: milliseconds, values: ours.half},
+		{what: "– p99", reach: "< 25 ms", reached: below(25), show: milliseconds, values: ours.tail},
+		{what: "– " + streams + "exactly_once_v2, p50", show: milliseconds, values: eos.half},
+		{what: "– " + streams + "exactly_once_v2, p99", show: milliseconds, values: eos.tail},
+	}
+}
