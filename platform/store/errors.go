@@ -25,6 +25,12 @@ var (
 	ErrBatchFull = fault.New(fault.TooLarge, "batch_full", "the batch is full")
 	// ErrEntry is returned by Batch.Set and Batch.Delete for a key or value that no batch can take: see MaxKey and MaxValue.
 	ErrEntry = fault.New(fault.TooLarge, "entry_too_large", "the key or value is too large for the store")
+	// ErrBackup is returned by VerifyBackup and Restore for a file that is not a whole backup, or cannot be read.
+	ErrBackup = fault.New(fault.Invalid, "backup_invalid", "the backup cannot be used")
+	// ErrBackupFailed is returned by DB.Backup and DB.BackupFile if what is backed up cannot be written.
+	ErrBackupFailed = fault.New(fault.Unavailable, "backup_failed", "the backup could not be written")
+	// ErrNotEmpty is returned by Restore for a directory that is not empty.
+	ErrNotEmpty = fault.New(fault.Conflict, "store_not_empty", "there is data where a backup is to be restored")
 	// ErrKey is returned by the parsing key functions for bytes that their builders never write.
 	ErrKey = fault.New(fault.Invalid, "malformed_key", "the stored key is malformed")
 )

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -29,14 +30,16 @@ func makeDir(dir string) error {
 	return os.Remove(probe)
 }
 
-// inspect finds what Badger would crash on, delete or pass over in silence, and repairs the one thing that a kill leaves behind
-// and that Badger cannot open: empty files of a table in memory or a value log.
-func inspect(dir string, sent sentinel) error {
+// inspect finds what Badger would crash on, delete or pass over in silence, and repairs what a kill or a power cut leaves behind: empty
+// files of a table in memory or a value log, which Badger cannot open, and a torn transaction. It returns the version of the newest
+// transaction; Badger must find the same.
+func inspect(dir string, sent sentinel) (newest uint64, err error) {
 	files, err := os.ReadDir(dir)
 	if err != nil {
-		return ErrDirectory.Because("%s", dir).Wrap(err)
+		return 0, ErrDirectory.Because("%s", dir).Wrap(err)
 	}
 	manifest, data := false, ""
+	var logs, tables []string
 	for _, f := range files {
 		name, ext := f.Name(), filepath.Ext(f.Name())
 		manifest = manifest || name == badger.ManifestFilename
@@ -45,39 +48,53 @@ func inspect(dir string, sent sentinel) error {
 		}
 		info, err := f.Info()
 		if err != nil {
-			return ErrDirectory.Because("%s", dir).Wrap(err)
+			return 0, ErrDirectory.Because("%s", dir).Wrap(err)
 		}
 		if info.Size() == 0 && ext != ".sst" {
 			if err := os.Remove(filepath.Join(dir, name)); err != nil {
-				return ErrDirectory.Because("%s", dir).Wrap(err)
+				return 0, ErrDirectory.Because("%s", dir).Wrap(err)
 			}
 			continue
 		}
 		data = name
+		switch ext {
+		case ".mem":
+			logs = append(logs, name)
+		case ".sst":
+			tables = append(tables, name)
+		}
 	}
 	if !manifest {
 		// Badger would begin anew and delete the tables.
 		if data != "" {
-			return ErrDamaged.Because("%s holds %s, but its MANIFEST is gone", dir, data).WithFix(rebuildFix)
+			return 0, ErrDamaged.Because("%s holds %s, but its MANIFEST is gone", dir, data).WithFix(rebuildFix)
 		}
 		if sent.id != nil {
-			return sent.missing(dir)
+			return 0, sent.missing(dir)
 		}
-		return nil
+		return 0, nil
 	}
-	return verifyTables(dir)
+	known, newest, err := verifyTables(dir)
+	if err != nil {
+		return 0, err
+	}
+	newest, err = verifyLogs(dir, logs, newest)
+	if err != nil {
+		return 0, err
+	}
+	return newest, verifyStrays(dir, tables, known, newest)
 }
 
-// verifyTables reads all tables that the manifest names and checks their checksums.
-func verifyTables(dir string) error {
+// verifyTables reads all tables that the manifest names and checks their checksums. It returns the tables and the newest version in them.
+func verifyTables(dir string) (known map[uint64]badger.TableManifest, newest uint64, err error) {
 	f, err := os.Open(filepath.Join(dir, badger.ManifestFilename))
 	if err != nil {
-		return ErrDirectory.Because("%s", dir).Wrap(err)
+		return nil, 0, ErrDirectory.Because("%s", dir).Wrap(err)
 	}
 	defer f.Close()
 	manifest, _, err := badger.ReplayManifestFile(f, 0, badger.DefaultOptions(dir).WithLogger(nil))
 	if err != nil {
-		return ErrDamaged.Because("the MANIFEST in %s", dir).WithFix(rebuildFix).Wrap(err)
+		return nil, 0, ErrDamaged.Because("the MANIFEST in %s", dir).WithFix(rebuildFix).Wrap(err)
 	}
 	var (
 		wg    sync.WaitGroup
@@ -92,38 +109,59 @@ func verifyTables(dir string) error {
 			defer wg.Done()
 			defer func() { <-slots }()
 			path := table.NewFilename(id, dir)
-			if err := verifyTable(path, tm.Compression); err != nil {
-				mu.Lock()
+			version, err := verifyTable(path, tm.Compression)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
 				bad = append(bad, fmt.Errorf("%s: %w", filepath.Base(path), err))
-				mu.Unlock()
 			}
+			newest = max(newest, version)
 		}()
 	}
 	wg.Wait()
 	if bad != nil {
-		return ErrDamaged.Because("%d of %d tables in %s", len(bad), len(manifest.Tables), dir).WithFix(rebuildFix).Wrap(errors.Join(bad[:min(len(bad), 3)]...))
+		return nil, 0, ErrDamaged.Because("%d of %d tables in %s", len(bad), len(manifest.Tables), dir).WithFix(rebuildFix).Wrap(errors.Join(bad[:min(len(bad), 3)]...))
+	}
+	return manifest.Tables, newest, nil
+}
+
+// verifyStrays looks at tables that the manifest does not name, which Badger would delete. A crash leaves such tables, but what is in
+// them is in other tables or in a log as well. If it is not, the manifest has lost its end.
+func verifyStrays(dir string, names []string, known map[uint64]badger.TableManifest, newest uint64) error {
+	for _, name := range names {
+		id, ok := table.ParseFileID(name)
+		if _, named := known[id]; !ok || named {
+			continue
+		}
+		// One that cannot be read was not finished.
+		if version, err := verifyTable(filepath.Join(dir, name), options.None); err == nil && version > newest {
+			return ErrDamaged.Because("the MANIFEST in %s does not name %s, which holds version %d", dir, name, version).WithFix(rebuildFix)
+		}
 	}
 	return nil
 }
 
-func verifyTable(path string, compression options.CompressionType) (err error) {
+// verifyTable checks all checksums of a table and returns the newest version in it.
+func verifyTable(path string, compression options.CompressionType) (newest uint64, err error) {
+	// A page that cannot be read is a fault of this goroutine then, and not the end of the process.
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("it cannot be parsed: %.200v", p)
 		}
 	}()
 	if err := verifyFooter(path); err != nil {
-		return err
+		return 0, err
 	}
 	file, err := z.OpenMmapFile(path, os.O_RDONLY, 0)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	t, err := table.OpenTable(file, table.Options{BlockSize: 4096, ChkMode: options.OnTableRead, Compression: compression, ReadOnly: true})
 	if err != nil {
-		return err
+		return 0, err
 	}
-	return t.Close(-1)
+	return t.MaxVersion(), t.Close(-1)
 }
 
 // verifyFooter checks that the lengths at the end of a table lie within it: Badger ends the process if they do not.

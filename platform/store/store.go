@@ -90,13 +90,18 @@ func Open(dir string, o Options) (db *DB, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := inspect(dir, sent); err != nil {
+	newest, err := inspect(dir, sent)
+	if err != nil {
 		// Found damage is an answer, not a crash: the next start shall find it again, not count to the limit.
 		return nil, errors.Join(err, mark.end())
 	}
 	bdb, err := openBadger(dir, o)
 	if err != nil {
 		return nil, ErrDamaged.Because("%s", dir).WithFix(rebuildFix).Wrap(errors.Join(err, mark.end()))
+	}
+	if got := bdb.MaxVersion(); got != newest {
+		err := fmt.Errorf("store: the newest version is %d, but Badger found %d", newest, got)
+		return nil, ErrDamaged.Because("%s", dir).WithFix(rebuildFix).Wrap(errors.Join(err, bdb.Close(), mark.end()))
 	}
 	db = &DB{dir: dir, bdb: bdb, lock: lock, log: o.Logger, failed: make(chan struct{}), space: freeSpace{dir: dir, least: o.MinFree}}
 	db.idle = sync.NewCond(&db.mu)
@@ -141,7 +146,12 @@ func (o *Options) complete() error {
 }
 
 // openBadger sets what Badger's defaults get wrong for us; each line that is not about size has its reason.
-func openBadger(dir string, o Options) (*badger.DB, error) {
+func openBadger(dir string, o Options) (bdb *badger.DB, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("badger cannot open it: %.200v", p)
+		}
+	}()
 	b := badger.DefaultOptions(dir)
 	b.Logger = logger{o.Logger}
 	b.MetricsEnabled = false
@@ -177,16 +187,9 @@ var identityKey = []byte{ownSpace, 'i', 'd'}
 // without a sentinel is either new or was killed between writing the one and the other.
 func (db *DB) identify(sent *sentinel) error {
 	var id []byte
-	err := db.bdb.View(func(txn *badger.Txn) error {
-		item, err := txn.Get(identityKey)
-		if err != nil {
-			return err
-		}
-		return item.Value(func(stored []byte) error {
-			payload, err := openValue(identityKey, stored)
-			id = append(id, payload...)
-			return err
-		})
+	err := db.bdb.View(func(txn *badger.Txn) (err error) {
+		id, err = (&Reader{txn: txn}).identity()
+		return err
 	})
 	switch {
 	case err == nil && sent.id == nil:
@@ -196,8 +199,8 @@ func (db *DB) identify(sent *sentinel) error {
 			WithFix("put the right directory back; if this one is meant to be used, remove %s", sent.path)
 	case err == nil:
 		return nil
-	case !errors.Is(err, badger.ErrKeyNotFound):
-		return readError(err)
+	case !errors.Is(err, ErrNotFound):
+		return err
 	case sent.id != nil:
 		return sent.missing(db.dir)
 	}
@@ -212,6 +215,25 @@ func (db *DB) identify(sent *sentinel) error {
 		return ErrFailed.Wrap(err)
 	}
 	return sent.write(id)
+}
+
+// identity returns the id of the database, or ErrNotFound.
+func (r *Reader) identity() (id []byte, err error) {
+	item, err := r.txn.Get(identityKey)
+	if errors.Is(err, badger.ErrKeyNotFound) {
+		return nil, ErrNotFound
+	}
+	if err == nil {
+		err = item.Value(func(stored []byte) error {
+			payload, err := openValue(identityKey, stored)
+			id = append(id, payload...)
+			return err
+		})
+	}
+	if err != nil {
+		return nil, readError(err)
+	}
+	return id, nil
 }
 
 // Close waits for running reads and commits, then closes the store. Closing twice is allowed and does nothing.

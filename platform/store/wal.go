@@ -1,0 +1,180 @@
+package store
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/dgraph-io/badger/v4/y"
+)
+
+// Badger writes each memtable's transactions to a log, name.mem, and deletes it when they are in a table. When it is opened it reads the
+// logs that are left, stops within each at the first entry that fails its checksum, and goes on with the next log as if nothing were
+// missing in between. So logs are read here first, and held to what must be true of them:
+//
+//  1. Versions are dense. Each transaction has the version after the one before it, in the order in which they were written, and the
+//     first one that is left follows the newest one that is in a table. (Each writes bumpKey, so that compactions cannot drop the
+//     newest version of all.) A log that lost its end, or is gone, leaves a hole.
+//  2. A log is whole when the next one is begun, because each commit is synced. Only in the newest log a transaction may be torn, and
+//     only the last one.
+//
+// What is left of a torn transaction, which nobody was told to be written, is cut off before Badger sees it.
+
+// logHeader is the length of what precedes the first entry of a log.
+const logHeader = 20
+
+// A logEntry is an entry of a log: meta byte, user meta byte, length of key, length of value and expiry as varints; key with version;
+// value; CRC32C of all that, big endian.
+type logEntry struct {
+	meta       byte
+	key, value []byte
+	size       int
+}
+
+// parseLogEntry returns the entry that data begins with; false if there is none, or its checksum is wrong.
+func parseLogEntry(data []byte) (e logEntry, ok bool) {
+	if len(data) < 2 {
+		return e, false
+	}
+	e.meta = data[0]
+	at := 2
+	var lengths [3]uint64 // the third is the expiry
+	for i := range lengths {
+		n, size := binary.Uvarint(data[at:])
+		if size <= 0 {
+			return e, false
+		}
+		lengths[i], at = n, at+size
+	}
+	left := uint64(len(data) - at)
+	key, value := lengths[0], lengths[1]
+	if key == 0 || key > 1<<16 || value > left || key+value+crc32.Size > left {
+		return e, false
+	}
+	e.key = data[at : at+int(key)]
+	e.value = data[at+int(key) : at+int(key+value)]
+	at += int(key + value)
+	e.size = at + crc32.Size
+	return e, binary.BigEndian.Uint32(data[at:]) == crc32.Checksum(data[:at], castagnoli)
+}
+
+// A logContent is what was found in one log.
+type logContent struct {
+	newest  uint64 // the newest version up to the end, at least the one given
+	end     int    // where the last whole transaction ends
+	missing bool   // versions are missing before newest
+	clean   bool   // nothing but zeroes comes after the end
+	lost    bool   // whole transactions come after the end which were written later than the torn one
+}
+
+// readLog reads a log up to where Badger will stop. newest is the newest version that is in tables or older logs.
+func readLog(data []byte, newest uint64) logContent {
+	c := logContent{newest: newest, end: min(len(data), logHeader)}
+	begun := uint64(0) // the version of the transaction whose entries are being read
+	for at := c.end; ; {
+		e, ok := parseLogEntry(data[at:])
+		if !ok {
+			break
+		}
+		at += e.size
+		version := y.ParseTs(e.key)
+		if e.meta&partOfTxn != 0 {
+			if begun == 0 {
+				begun = version
+			}
+			if version != begun {
+				break
+			}
+			continue
+		}
+		if e.meta&endOfTxn != 0 {
+			if n, err := strconv.ParseUint(string(e.value), 10, 64); err != nil || n != begun {
+				break
+			}
+		} else if begun != 0 {
+			break
+		}
+		begun, c.end = 0, at
+		c.missing = c.missing || version > c.newest+1
+		c.newest = max(c.newest, version)
+	}
+	rest := data[c.end:]
+	c.clean = len(bytes.TrimLeft(rest, "\x00")) == 0
+	if !c.clean {
+		c.lost = lostTransactions(rest, c.newest)
+	}
+	return c
+}
+
+// lostTransactions reports whether rest, what comes after the last whole transaction, holds ends of more transactions than the one that
+// followed it. Only one is on its way to the disk at any time, so then what cannot be read was whole once.
+func lostTransactions(rest []byte, newest uint64) bool {
+	const before = 5 // the header of the entry of an end: two bytes, three short numbers
+	ends := 0
+	for at := 0; ; {
+		i := bytes.Index(rest[at:], []byte(endKey))
+		if i < 0 {
+			return false
+		}
+		at += i
+		if at >= before {
+			if e, ok := parseLogEntry(rest[at-before:]); ok && e.meta&endOfTxn != 0 {
+				ends++
+				if ends > 1 || y.ParseTs(e.key) > newest+1 {
+					return true
+				}
+			}
+		}
+		at += len(endKey)
+	}
+}
+
+// verifyLogs checks the logs in dir that have these names against the newest version that is in tables, cuts a torn transaction off,
+// and returns the newest version of all.
+func verifyLogs(dir string, names []string, newest uint64) (uint64, error) {
+	numbers := map[string]int64{}
+	for _, name := range names {
+		n, err := strconv.ParseInt(strings.TrimSuffix(name, ".mem"), 10, 64)
+		if err != nil {
+			return 0, ErrDamaged.Because("%s in %s has not the name of a log", name, dir).WithFix("move it elsewhere if it does not belong there")
+		}
+		numbers[name] = n
+	}
+	slices.SortFunc(names, func(a, b string) int { return cmp.Compare(numbers[a], numbers[b]) })
+	for i, name := range names {
+		path := filepath.Join(dir, name)
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return 0, ErrDamaged.Because("%s cannot be read", path).WithFix(rebuildFix).Wrap(err)
+		}
+		c := readLog(data, newest)
+		switch {
+		case c.missing:
+			return 0, ErrDamaged.Because("transactions after version %d are missing before or in %s", newest, path).WithFix(rebuildFix)
+		case !c.clean && (i+1 < len(names) || c.lost):
+			return 0, ErrDamaged.Because("%s is altered after byte %d of %d", path, c.end, len(data)).WithFix(rebuildFix)
+		case !c.clean:
+			if err := cutLog(path, int64(max(c.end, logHeader))); err != nil {
+				return 0, ErrDirectory.Because("%s", path).Wrap(err)
+			}
+		}
+		newest = c.newest
+	}
+	return newest, nil
+}
+
+// cutLog cuts off what follows the last whole transaction.
+func cutLog(path string, end int64) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Truncate(end), f.Sync(), f.Close())
+}
