@@ -33,6 +33,7 @@ var allowed = map[string]struct {
 	"platform/store":              {[]string{"fault"}, "the store keeps bytes and knows nothing of events"},
 	"platform/command":            {[]string{"es", "fault", "contract", "eventlog", "store"}, "deciding must not depend on HTTP or on read models"},
 	"platform/projection":         {[]string{"es", "fault", "contract", "eventlog", "store"}, "projecting must not depend on HTTP or on the write side"},
+	"platform/filter":             {[]string{"fault"}, "a filter reads rows as JSON: it must not know who keeps or asks for them"},
 	"platform/registry":           {[]string{"fault", "contract", "eventlog", "store", "rest"}, "the registry is a service of its own: it knows no deciders and no views"},
 	"platform/forward":            {[]string{"fault"}, "forwarding carries requests and answers: it must not know what they ask for or how routes are found"},
 	"platform/rest":               {[]string{"es", "fault"}, "HTTP is a face: it must not know what stands behind it"},
@@ -55,6 +56,7 @@ var only = map[string][]string{
 	"github.com/dgraph-io/badger":        {"platform/store"},
 	"github.com/hamba/avro":              {"platform/contract"},
 	"github.com/riferrei/srclient":       {"platform/registry"},
+	"cel.dev/cel-go":                     {"platform/filter"},
 	"github.com/labstack/echo":           {"platform/rest", "services/shop/bench"}, // the bench compares with a bare Echo
 	"github.com/jackc/pgx":               {"services/shop/bench"},                  // and with an event store on PostgreSQL
 	"github.com/getkin/kin-openapi":      {"platform/estest/openapi"},
