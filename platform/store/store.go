@@ -62,10 +62,15 @@ type DB struct {
 // Open opens the store in dir and creates it if it is new. It checks every table of it first. ErrLocked: it is open elsewhere.
 // ErrDamaged: files are missing, altered, or the store is empty though it was not before. ErrDirectory: dir cannot be used.
 // Beside dir it keeps the file dir + ".sentinel", which remembers that there is data in dir.
-func Open(dir string, o Options) (db *DB, err error) {
+func Open(dir string, o Options) (*DB, error) {
 	if err := o.complete(); err != nil {
 		return nil, err
 	}
+	return openWith(dir, o)
+}
+
+// openWith opens the store in dir with complete options. Tests have smaller memtables than Open allows.
+func openWith(dir string, o Options) (db *DB, err error) {
 	dir = filepath.Clean(dir)
 	if err := makeDir(dir); err != nil {
 		return nil, ErrDirectory.Because("%s", dir).WithFix("name a directory that this user may write to").Wrap(err)
