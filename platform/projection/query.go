@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
+	"iter"
 	"time"
 
 	"github.com/millrace/millrace/platform/es"
@@ -487,3 +488,100 @@ func (p *Projector) cursorMAC(g *generation, q *Query, last []byte) []byte {
 	h.Write(text)
 	return h.Sum(nil)[:cursorMAC]
 }
+
+// Applied returns how far the build of a view that answers queries is, once it has applied atLeast; Row is not set. Errors are those of Get.
+func (p *Projector) Applied(ctx context.Context, view string, atLeast es.Positions) (Answer, error) {
+	g, err := p.live(view)
+	if err != nil {
+		return Answer{}, err
+	}
+	if err := p.wait(ctx, g, atLeast); err != nil {
+		return Answer{}, err
+	}
+	s := g.shown.Load()
+	return Answer{Applied: g.positions(s), Lag: g.lag(s, time.Now()), Build: g.born.id()}, nil
+}
+
+// HeadersAt returns the header fields of the event at a position, which a row of the view names. Errors: ErrViewNotFound,
+// ErrForeignTopic, the log's.
+func (p *Projector) HeadersAt(ctx context.Context, view string, at es.Position) (map[string]string, error) {
+	g, err := p.live(view)
+	if err != nil {
+		return nil, err
+	}
+	topic, ok := p.topics[at.Topic]
+	if !ok || g.slot(at.TopicPartition) < 0 {
+		return nil, ErrForeignTopic.Because("%s", at)
+	}
+	rec, err := p.log.RecordAt(ctx, topic, at)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string]string, len(rec.Headers))
+	for _, h := range rec.Headers {
+		out[h.Key] = string(h.Value)
+	}
+	return out, nil
+}
+
+// An Export is all rows that a Query selects, from one state of the view, however long it takes to read them. It must be closed.
+type Export struct {
+	Applied es.Positions
+	Lag     time.Duration
+	x       *plan
+	r       *store.Reader
+	close   func()
+}
+
+// Export begins an export once the view has applied atLeast; the query's Limit and Cursor mean nothing. Errors are those of List.
+func (p *Projector) Export(ctx context.Context, view string, q Query, atLeast es.Positions) (*Export, error) {
+	g, err := p.live(view)
+	if err != nil {
+		return nil, err
+	}
+	q.Limit, q.Cursor = 0, ""
+	x, err := p.plan(g, &q)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.wait(ctx, g, atLeast); err != nil {
+		return nil, err
+	}
+	e := &Export{x: x}
+	err = g.read(func(_ *store.Reader, s *shown) (err error) {
+		e.Applied, e.Lag = g.positions(s), g.lag(s, time.Now())
+		if s.snap != nil {
+			s.snap.hold() // read holds it too, so it is open
+			e.r, e.close = s.snap.Reader, s.snap.release
+			return nil
+		}
+		if e.r, err = g.db.NewReader(); err == nil {
+			e.close = e.r.Close
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// Rows yields the rows. An error is the last thing it yields.
+func (e *Export) Rows() iter.Seq2[Row, error] {
+	return func(yield func(Row, error) bool) {
+		err := e.x.scan(e.r, false, func(_ []byte, row Row) (bool, error) {
+			if where := e.x.q.Where; where != nil {
+				if wanted, err := where(row); err != nil || !wanted {
+					return err == nil, err
+				}
+			}
+			return yield(row, nil), nil
+		})
+		if err != nil {
+			yield(Row{}, err)
+		}
+	}
+}
+
+// Close ends the export.
+func (e *Export) Close() { e.close() }

@@ -17,6 +17,7 @@ import (
 	"github.com/millrace/millrace/platform/eventlog"
 	"github.com/millrace/millrace/platform/fault"
 	"github.com/millrace/millrace/platform/forward"
+	"github.com/millrace/millrace/platform/projection"
 	"github.com/millrace/millrace/platform/registry"
 	"github.com/millrace/millrace/platform/rest"
 	"github.com/millrace/millrace/platform/store"
@@ -58,6 +59,7 @@ type host struct {
 	closers    []func() error
 	operations map[string]operations
 	batches    map[string]batched
+	views      viewAdmin
 	described  []route // for the OpenAPI document
 
 	mu     sync.Mutex
@@ -74,6 +76,7 @@ func newHost(a App, c Config, logger *slog.Logger) *host {
 		app: a.Name, short: a.Short, config: c, logger: logger, instance: a.Name + "-" + rand.Text()[:8], metrics: newMetrics(),
 		authorize: a.Authorize, trace: a.Trace, secured: a.Authenticate != nil || a.Authorize != nil,
 		operations: map[string]operations{}, confirms: map[string]func(context.Context, int32) error{}, batches: map[string]batched{},
+		views: viewAdmin{map[string]*projection.Projector{}},
 	}
 	h.http = rest.NewServer(rest.Options{Logger: logger, Checks: []rest.Check{{Name: "roles", Ready: h.ready}}, Document: "/openapi.json", Authenticate: a.Authenticate})
 	h.document()

@@ -87,11 +87,12 @@ var (
 		"If-None-Match":   {Description: "* = the stream must be new; else 412", Schema: &rest.Schema{Type: rest.Types{"string"}, Const: "*"}},
 		"Prefer":          {Description: "respond-async: 202 at once, and an operation that tells what became of the command", Schema: text("")},
 		"Traceparent":     {Description: "W3C trace context, which goes into the events", Schema: text("")},
+		"Last-Event-Id":   {Description: "of server-sent events: the id of the last one that was seen; goes on after it if that is known still, else begins anew", Schema: text("")},
 		"Millrace-At-Least": {Description: "positions, comma separated, that the answer must include: waits until they are applied, then 503 not_caught_up",
 			Schema: text("topic/partition@offset,…")},
 	}
 	responseHeaders = map[string]parameter{
-		"Etag":                 {Description: "the version of the stream, or of the row", Schema: &rest.Schema{Type: rest.Types{"string"}, Pattern: `^".*"$`}},
+		"Etag":                 {Description: "the version of the stream, the row, or everything that a list is of", Schema: &rest.Schema{Type: rest.Types{"string"}, Pattern: `^(W/)?".*"$`}},
 		"Idempotency-Key":      {Description: "the command id", Schema: text("")},
 		"Idempotent-Replayed":  {Description: "the command had taken effect before; this is its first receipt", Schema: &rest.Schema{Type: rest.Types{"string"}, Const: "true"}},
 		"Location":             {Description: "of the operation", Schema: text("")},
@@ -291,11 +292,31 @@ func commandOf(rt route) (aggregate, name string, ok bool) {
 
 var freshHeaders = []string{"Millrace-Position", "Millrace-Lag-Seconds"}
 
+// anything is the schema of what has too many forms to tell.
+func anything(says string) *rest.Schema { return &rest.Schema{Description: says} }
+
+// explain and fields change how rows are written.
+func formParams() []parameter {
+	return []parameter{
+		query("fields", "only these fields of each row, comma separated", text("")),
+		query("explain", "1 = each row with its key and the event that changed it last", text("")),
+	}
+}
+
+// rowSchema is a row as it is, some of its fields, or explained.
+func rowSchema(v View) func(*rest.Schemas) *rest.Schema {
+	return func(s *rest.Schemas) *rest.Schema {
+		return &rest.Schema{AnyOf: []*rest.Schema{s.Answer(v.row), anything("some fields of a row, or a row explained")}}
+	}
+}
+
 func rowDoc(v View) *operation {
 	return &operation{
-		id: "views." + v.name + ".row", tag: "views", summary: "one row of " + v.name, params: []parameter{header("Millrace-At-Least")},
+		id: "views." + v.name + ".row", tag: "views", summary: "one row of " + v.name, params: append([]parameter{header("Millrace-At-Least"), header("Last-Event-Id")}, formParams()...),
 		answers: []response{
-			{status: 200, says: "the row", headers: append([]string{"Etag"}, freshHeaders...), content: asJSON(func(s *rest.Schemas) *rest.Schema { return s.Answer(v.row) })},
+			{status: 200, says: "the row; as server-sent events, the row and what becomes of it", headers: append([]string{"Etag"}, freshHeaders...), content: map[string]func(*rest.Schemas) *rest.Schema{
+				"application/json": rowSchema(v), typeEvents: func(*rest.Schemas) *rest.Schema { return text("events state and change") },
+			}},
 			{status: 304, says: "the row is still the one of If-None-Match", headers: append([]string{"Etag"}, freshHeaders...)},
 		},
 		problems: []int{400, 404, 500, 503},
@@ -303,7 +324,7 @@ func rowDoc(v View) *operation {
 }
 
 func listDoc(v View) *operation {
-	params := []parameter{header("Millrace-At-Least")}
+	params := []parameter{header("Millrace-At-Least"), header("Last-Event-Id")}
 	for _, x := range v.indexes {
 		kinds := make([]string, len(x.kinds))
 		for i, k := range x.kinds {
@@ -318,19 +339,33 @@ func listDoc(v View) *operation {
 			query(x.name+".from", "the first value of the next part of the index "+x.name, text("")),
 			query(x.name+".to", "the last value of it", text("")), query(x.name+".prefix", "how it begins, if it is text", text("")))
 	}
+	params = append(params,
+		query("from", "the first key", text("")), query("to", "the last key", text("")), query("prefix", "how keys begin", text("")),
+		query("order", "desc = from the last to the first", &rest.Schema{Type: rest.Types{"string"}, Enum: []any{"asc", "desc"}}),
+		query("where", "only rows for which this CEL expression is true; a page looks at "+strconv.Itoa(projection.MaxScan)+" rows at most, and may have fewer than limit", text("")),
+		query("limit", "rows in a page; "+strconv.Itoa(projection.DefaultLimit)+" by default", whole(1, projection.MaxLimit)),
+		query("cursor", "next of the page before", text("")),
+		query("count", "1 = how many rows there are, in place of them", text("")),
+		query("changed_by", "the rows that the event at this position changed; nothing but fields beside it", text("topic/partition@offset")),
+	)
 	return &operation{
 		id: "views." + v.name + ".list", tag: "views", summary: "rows of " + v.name + " in the order of an index, or of their keys",
-		params: append(params,
-			query("from", "the first key", text("")), query("to", "the last key", text("")), query("prefix", "how keys begin", text("")),
-			query("order", "desc = from the last to the first", &rest.Schema{Type: rest.Types{"string"}, Enum: []any{"asc", "desc"}}),
-			query("limit", "rows in a page; "+strconv.Itoa(projection.DefaultLimit)+" by default", whole(1, projection.MaxLimit)),
-			query("cursor", "next of the page before", text("")),
-		),
-		answers: []response{{status: 200, says: "a page; next is the cursor of the next page and absent at the end", headers: freshHeaders, content: asJSON(func(s *rest.Schemas) *rest.Schema {
-			return &rest.Schema{Type: rest.Types{"object"}, Required: []string{"rows"}, Properties: rest.Properties{
-				{Name: "rows", Schema: &rest.Schema{Type: rest.Types{"array"}, Items: s.Answer(v.row)}}, {Name: "next", Schema: text("")},
-			}}
-		})}},
+		params: append(params, formParams()...),
+		answers: []response{
+			{status: 200, says: "a page; next is the cursor of the next page and absent at the end. As NDJSON, all rows, one a line; as server-sent events, the first page and what changes",
+				headers: append([]string{"Etag"}, freshHeaders...), content: map[string]func(*rest.Schemas) *rest.Schema{
+					"application/json": func(s *rest.Schemas) *rest.Schema {
+						page := &rest.Schema{Type: rest.Types{"object"}, Required: []string{"rows"}, Properties: rest.Properties{
+							{Name: "rows", Schema: &rest.Schema{Type: rest.Types{"array"}, Items: rowSchema(v)(s)}}, {Name: "next", Schema: text("")},
+							{Name: "gone", Schema: &rest.Schema{Type: rest.Types{"array"}, Items: text("")}},
+						}}
+						return &rest.Schema{AnyOf: []*rest.Schema{page, s.Answer(reflect.TypeFor[countJSON]())}}
+					},
+					typeNDJSON: func(*rest.Schemas) *rest.Schema { return text("a row a line") },
+					typeEvents: func(*rest.Schemas) *rest.Schema { return text("events state and change") },
+				}},
+			{status: 304, says: "nothing was applied since the page with the tag of If-None-Match", headers: append([]string{"Etag"}, freshHeaders...)},
+		},
 		problems: []int{400, 500, 503},
 	}
 }

@@ -2,27 +2,23 @@ package service
 
 import (
 	"context"
-	"encoding/json"
-	"net/http"
 	"path/filepath"
 	"reflect"
-	"strconv"
-	"time"
 
 	"github.com/millrace/millrace/platform/contract"
 	"github.com/millrace/millrace/platform/es"
 	"github.com/millrace/millrace/platform/eventlog"
 	"github.com/millrace/millrace/platform/projection"
-	"github.com/millrace/millrace/platform/rest"
 	"github.com/millrace/millrace/platform/store"
 )
 
 // A Projector is a service that keeps views up to date and answers
 //
-//	GET /v1/views/<view>/{key}                            one row
-//	GET /v1/views/<view>?<index>=…&from=&to=&limit=&cursor=   rows in key order
+//	GET /v1/views/<view>/{key}                                       one row
+//	GET /v1/views/<view>?<index>=…&where=…&order=&limit=&cursor=     rows in the order of an index, or of their keys
 //
-// both with Millrace-At-Least: wait until the view has applied at least that position.
+// both with Millrace-At-Least: wait until the view has applied at least that position. With Accept: text/event-stream both go on with what
+// changes; with application/x-ndjson the second one is all rows. The admin address has what operates views: see viewAdmin.
 type Projector struct {
 	Name  string
 	Views []View
@@ -188,7 +184,11 @@ func (p Projector) start(ctx context.Context, h *host) error {
 		return err
 	}
 	for _, name := range sortedKeys(newest) {
-		api := viewAPI{view: newest[name], engine: engine}
+		if h.views.engines[name] != nil {
+			return ErrRole.Because("projector %q: another projector of this process has a view %q", p.Name, name)
+		}
+		h.views.engines[name] = engine
+		api := newViewAPI(newest[name], engine)
 		for _, r := range api.routes() {
 			h.handle(r)
 		}
@@ -202,133 +202,4 @@ func (p Projector) start(ctx context.Context, h *host) error {
 		return nil
 	})
 	return nil
-}
-
-// A viewAPI answers the queries of one view.
-type viewAPI struct {
-	view   View
-	engine *projection.Projector
-}
-
-// routes returns what is answered over HTTP.
-func (a viewAPI) routes() []route {
-	rows := "/v1/views/" + a.view.name
-	return []route{
-		{method: http.MethodGet, pattern: rows, wants: wants(rest.Access{Action: rest.ActView, View: a.view.name}), handler: a.list, doc: listDoc(a.view)},
-		{method: http.MethodGet, pattern: rows + "/:key", wants: func(r *rest.Request) (rest.Access, error) {
-			return rest.Access{Action: rest.ActView, View: a.view.name, Key: r.Param("key")}, nil
-		}, handler: a.row, doc: rowDoc(a.view)},
-	}
-}
-
-func (a viewAPI) row(ctx context.Context, r *rest.Request) (*rest.Response, error) {
-	if _, err := r.Only(); err != nil {
-		return nil, err
-	}
-	atLeast, err := r.AtLeast()
-	if err != nil {
-		return nil, err
-	}
-	got, err := a.engine.Get(ctx, a.view.name, r.Param("key"), atLeast)
-	if err != nil {
-		return nil, err
-	}
-	header := freshness(got.Applied, got.Lag)
-	etag := `"` + got.Row.Position.String() + `"`
-	header["Etag"] = []string{etag}
-	if r.NoneMatch(etag) {
-		return &rest.Response{Status: http.StatusNotModified, Header: header}, nil
-	}
-	return &rest.Response{Status: http.StatusOK, Header: header, Body: append(got.Row.JSON, '\n'), ContentType: "application/json"}, nil
-}
-
-// freshness says on which positions an answer is based and how old that is.
-func freshness(applied es.Positions, lag time.Duration) http.Header {
-	return http.Header{
-		"Millrace-Position":    {applied.String()},
-		"Millrace-Lag-Seconds": {strconv.FormatFloat(lag.Seconds(), 'f', 3, 64)},
-		"Cache-Control":        {"no-store"},
-	}
-}
-
-func (a viewAPI) list(ctx context.Context, r *rest.Request) (*rest.Response, error) {
-	query, err := a.query(r)
-	if err != nil {
-		return nil, err
-	}
-	atLeast, err := r.AtLeast()
-	if err != nil {
-		return nil, err
-	}
-	page, err := a.engine.List(ctx, a.view.name, query, atLeast)
-	if err != nil {
-		return nil, err
-	}
-	body := append(make([]byte, 0, 4096), `{"rows":[`...)
-	for i, row := range page.Rows {
-		if i > 0 {
-			body = append(body, ',')
-		}
-		body = append(body, row.JSON...)
-	}
-	body = append(body, ']')
-	if page.Next != "" {
-		next, err := json.Marshal(page.Next)
-		if err != nil {
-			return nil, err
-		}
-		body = append(append(body, `,"next":`...), next...)
-	}
-	body = append(body, "}\n"...)
-	return &rest.Response{Status: http.StatusOK, Header: freshness(page.Applied, page.Lag), Body: body, ContentType: "application/json"}, nil
-}
-
-// query reads a query from the parameters of a request: an index by its name, with a value for each of its first parts, and
-// <index>.from, .to and .prefix for the next one; from, to and prefix for the keys.
-func (a viewAPI) query(r *rest.Request) (projection.Query, error) {
-	allowed := []string{"from", "to", "prefix", "order", "limit", "cursor"}
-	for _, x := range a.view.indexes {
-		name := x.name
-		if len(x.kinds) > 1 {
-			name += "*"
-		}
-		allowed = append(allowed, name, x.name+".from", x.name+".to", x.name+".prefix")
-	}
-	var q projection.Query
-	given, err := r.Only(allowed...)
-	if err != nil {
-		return q, err
-	}
-	q = projection.Query{From: given.Get("from"), To: given.Get("to"), Prefix: given.Get("prefix"), Cursor: given.Get("cursor")}
-	switch given.Get("order") {
-	case "", "asc":
-	case "desc":
-		q.Reverse = true
-	default:
-		return q, ErrPoint.Because("order=%.20q, it must be asc or desc", given.Get("order"))
-	}
-	if given.Has("limit") {
-		limit, err := number(given, "limit", 1, projection.MaxLimit)
-		if err != nil {
-			return q, err
-		}
-		q.Limit = int(limit)
-	}
-	for _, x := range a.view.indexes {
-		if !given.Has(x.name) && !given.Has(x.name+".from") && !given.Has(x.name+".to") && !given.Has(x.name+".prefix") {
-			continue
-		}
-		if q.Index != "" {
-			return q, ErrPoint.Because("%s and %s: one index at a time", q.Index, x.name)
-		}
-		q.Index, q.Equal = x.name, given[x.name]
-		if len(q.Equal) == len(x.kinds) {
-			continue // from, to and prefix are those of the keys
-		}
-		if q.From != "" || q.To != "" || q.Prefix != "" {
-			return q, ErrPoint.Because("a range of keys and the index %s", x.name).WithFix("use %s.from, %s.to or %s.prefix", x.name, x.name, x.name)
-		}
-		q.From, q.To, q.Prefix = given.Get(x.name+".from"), given.Get(x.name+".to"), given.Get(x.name+".prefix")
-	}
-	return q, nil
 }

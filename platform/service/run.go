@@ -126,6 +126,7 @@ func (a App) run(ctx context.Context, c Config, roles []Role, dev bool, stdout, 
 	}
 	admin := newAdmin(logger, h.metrics)
 	admin.Handle(http.MethodGet, "/v1/contracts", contractsHandler(a.Name, roles))
+	h.views.mount(admin)
 	if bound, err = listen(admin, c.AdminAddr, "--admin-addr"); err != nil {
 		return err
 	}

@@ -139,7 +139,7 @@ func (p *progress) follow(ctx context.Context, processor *goka.Processor, out io
 	server := &http.Server{Handler: count(processor), ReadHeaderTimeout: time.Second}
 	go func() { _ = server.Serve(l) }()
 	context.AfterFunc(ctx, func() { _ = server.Close() })
-	_, err = fmt.Fprintf(out, "http %s\nfirst %d\nprocessed %d\nready\n", l.Addr(), p.first.Load(), processed.UnixMilli())
+	_, err = fmt.Fprintf(out, "http %s\nfirst %d\nprocessed %d\nready caught up\n", l.Addr(), p.first.Load(), processed.UnixMilli())
 	return err
 }
 

@@ -91,7 +91,7 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 			return err
 		}
 	}
-	if _, err := fmt.Fprintf(out, "http %s\nready\n", l.Addr()); err != nil {
+	if _, err := fmt.Fprintf(out, "http %s\nready caught up\n", l.Addr()); err != nil {
 		cancel()
 		return errors.Join(err, <-ended)
 	}

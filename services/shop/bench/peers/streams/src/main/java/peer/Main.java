@@ -82,7 +82,7 @@ public final class Main {
     System.out.println("http " + serve(streams, ends.length));
     System.out.println("first " + progress.first());
     System.out.println("processed " + processed);
-    System.out.println("ready");
+    System.out.println("ready caught up");
     stopped.await(); // for ever: SIGTERM ends it
   }
 
