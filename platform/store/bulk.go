@@ -25,6 +25,9 @@ const (
 // dropped by compactions, all of it if it only deleted, and then nobody could tell that it was there. See wal.go.
 var bumpKey = []byte{ownSpace, 'b'}
 
+// afterBulk is the value of bumpKey in a transaction that makes a bulk of the same version visible: without the bulk something is missing.
+const afterBulk = "bulk"
+
 // commitBulk writes parts as one transaction too, byte for byte what commit writes but in the order of the keys. A transaction of
 // Badger's keeps its writes in a map: filling it, and entering a memtable in the map's random order, is measured to be a third of
 // the whole cost of a large batch. The steps:
@@ -70,7 +73,7 @@ func (db *DB) commitBulk(parts [][]op) error {
 	}
 	bump := db.bdb.NewTransaction(true)
 	defer bump.Discard()
-	if err := bump.Set(bumpKey, appendValue(nil, bumpKey, nil)); err != nil {
+	if err := bump.Set(bumpKey, appendValue(nil, bumpKey, []byte(afterBulk))); err != nil {
 		return err
 	}
 	if err := bump.Commit(); err != nil {

@@ -133,6 +133,9 @@ func flip(out io.Writer, dir string, seed uint64, process, count string) error {
 			length = readLog(data, 1<<62).end // mostly not in the zeroes that follow
 		}
 		bit := rnd.IntN(length * 8)
+		if strings.HasSuffix(name, ".mem") && rnd.IntN(5) == 0 && length > 40 {
+			bit = length*8 - 1 - rnd.IntN(40*8) // around the end of the last transaction
+		}
 		data[bit/8] ^= 1 << (bit % 8)
 		if err := os.WriteFile(name, data, 0o600); err != nil {
 			return err

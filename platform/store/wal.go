@@ -21,7 +21,8 @@ import (
 //
 //  1. Versions are dense. Each transaction has the version after the one before it, in the order in which they were written, and the
 //     first one that is left follows the newest one that is in a table. (Each writes bumpKey, so that compactions cannot drop the
-//     newest version of all.) A log that lost its end, or is gone, leaves a hole.
+//     newest version of all.) A bulk and the transaction that makes it visible have one version, and the second says that it is the
+//     second. So a log that lost its end, or is gone, leaves a hole.
 //  2. A log is whole when the next one is begun, because each commit is synced. Only in the newest log a transaction may be torn, and
 //     only the last one.
 //
@@ -77,7 +78,7 @@ type logContent struct {
 // readLog reads a log up to where Badger will stop. newest is the newest version that is in tables or older logs.
 func readLog(data []byte, newest uint64) logContent {
 	c := logContent{newest: newest, end: min(len(data), logHeader)}
-	begun := uint64(0) // the version of the transaction whose entries are being read
+	begun, second := uint64(0), false // the version of the transaction whose entries are being read, and whether a bulk must precede it
 	for at := c.end; ; {
 		e, ok := parseLogEntry(data[at:])
 		if !ok {
@@ -92,6 +93,7 @@ func readLog(data []byte, newest uint64) logContent {
 			if version != begun {
 				break
 			}
+			second = second || isSecond(e)
 			continue
 		}
 		if e.meta&endOfTxn != 0 {
@@ -101,8 +103,8 @@ func readLog(data []byte, newest uint64) logContent {
 		} else if begun != 0 {
 			break
 		}
-		begun, c.end = 0, at
-		c.missing = c.missing || version > c.newest+1
+		c.missing = c.missing || version > c.newest+1 || second && version > c.newest
+		begun, second, c.end = 0, false, at
 		c.newest = max(c.newest, version)
 	}
 	rest := data[c.end:]
@@ -111,6 +113,11 @@ func readLog(data []byte, newest uint64) logContent {
 		c.lost = lostTransactions(rest, c.newest)
 	}
 	return c
+}
+
+// isSecond reports whether an entry is what makes the bulk of its version visible.
+func isSecond(e logEntry) bool {
+	return bytes.Equal(y.ParseKey(e.key), bumpKey) && len(e.value) == valueHeader+len(afterBulk) && string(e.value[valueHeader:]) == afterBulk
 }
 
 // lostTransactions reports whether rest, what comes after the last whole transaction, holds ends of more transactions than the one that
