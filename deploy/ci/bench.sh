@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Measures the figures of docs/benchmarks.md. Arguments go to services/shop/bench, e.g. -quick -runs 1 -figures http,visible;
 # -o docs/benchmarks.md writes them there. The real Kafka and PostgreSQL are started and stopped by this alone, on ports and data of their own.
-# Needs Java 17 and Maven, and for the figure messagedb npm and PostgreSQL; installs message-db into deploy/ci/run, which git ignores, and as
-# root PostgreSQL from the system's packages if it is not there.
+# Needs Java 17 (a JDK) and Maven, and for the figure messagedb npm and PostgreSQL; installs message-db into deploy/ci/run, which git ignores,
+# and as root PostgreSQL from the system's packages if it is not there. The peers of the figure of that name are built into bin/peers.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -33,6 +33,12 @@ go build -trimpath -o bin/shop-bench ./services/shop/bench
 go test -c -o bin/command.test ./platform/command
 go test -c -o bin/eventlog.test ./platform/eventlog
 go test -c -o bin/contract.test ./platform/contract
+
+# What Millrace is compared with. Kafka Streams needs the network the first time only; goka is a module of its own.
+streams() { mvn -q -B "$@" -f services/shop/bench/peers/streams/pom.xml compile dependency:copy-dependencies; }
+streams -o >/dev/null 2>&1 || streams
+go build -trimpath -o bin/peers/projector ./services/shop/bench/peers/projector
+GOWORK=off go -C services/shop/bench/peers/goka build -trimpath -o "$PWD/bin/peers/goka" .
 
 # The program stops its Kafka and its PostgreSQL itself, also when it fails or is interrupted; this is for the case that it is killed. Exit status 3:
 # another measurement is running, and what is there is its.
