@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -44,6 +45,8 @@ func TestMain(m *testing.M) {
 		switch args[0] {
 		case "flip":
 			err = flip(os.Stdout, args[1], seed, args[3], args[4])
+		case "restore":
+			_, err = Restore(context.Background(), args[3], args[1], Options{MinFree: -1})
 		case "write":
 			err = writeForever(os.Stdout, args[1], seed)
 		}

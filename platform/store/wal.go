@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -72,7 +73,7 @@ type logContent struct {
 	end     int    // where the last whole transaction ends
 	missing bool   // versions are missing before newest
 	clean   bool   // nothing but zeroes comes after the end
-	lost    bool   // whole transactions come after the end which were written later than the torn one
+	lost    bool   // something comes after the end that was written later than the transaction which should be there
 }
 
 // readLog reads a log up to where Badger will stop. newest is the newest version that is in tables or older logs.
@@ -120,26 +121,44 @@ func isSecond(e logEntry) bool {
 	return bytes.Equal(y.ParseKey(e.key), bumpKey) && len(e.value) == valueHeader+len(afterBulk) && string(e.value[valueHeader:]) == afterBulk
 }
 
-// lostTransactions reports whether rest, what comes after the last whole transaction, holds ends of more transactions than the one that
-// followed it. Only one is on its way to the disk at any time, so then what cannot be read was whole once.
+// lostTransactions reports whether rest, what comes after the last whole transaction, holds something that was written later than the
+// transaction which followed that one. Only one is on its way to the disk at any time, so then what cannot be read was whole once.
 func lostTransactions(rest []byte, newest uint64) bool {
-	const before = 5 // the header of the entry of an end: two bytes, three short numbers
+	const header = 5 // two bytes, three short numbers
 	ends := 0
-	for at := 0; ; {
-		i := bytes.Index(rest[at:], []byte(endKey))
-		if i < 0 {
-			return false
-		}
-		at += i
-		if at >= before {
-			if e, ok := parseLogEntry(rest[at-before:]); ok && e.meta&endOfTxn != 0 {
-				ends++
-				if ends > 1 || y.ParseTs(e.key) > newest+1 {
-					return true
-				}
+	for e := range entriesAround(rest, []byte(endKey), header) {
+		if e.meta&endOfTxn != 0 {
+			ends++
+			if ends > 1 || y.ParseTs(e.key) > newest+1 {
+				return true
 			}
 		}
-		at += len(endKey)
+	}
+	second := appendValue(nil, bumpKey, []byte(afterBulk))
+	for e := range entriesAround(rest, second, header+len(bumpKey)+8) {
+		if isSecond(e) && y.ParseTs(e.key) > newest {
+			return true
+		}
+	}
+	return false
+}
+
+// entriesAround yields the entries in data that hold these bytes this far from their beginning.
+func entriesAround(data, holds []byte, from int) iter.Seq[logEntry] {
+	return func(yield func(logEntry) bool) {
+		for at := 0; ; at += len(holds) {
+			i := bytes.Index(data[at:], holds)
+			if i < 0 {
+				return
+			}
+			at += i
+			if at < from {
+				continue
+			}
+			if e, ok := parseLogEntry(data[at-from:]); ok && !yield(e) {
+				return
+			}
+		}
 	}
 }
 
