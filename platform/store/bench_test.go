@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 	"fmt"
+	"io"
 	"testing"
 )
 
@@ -43,5 +44,69 @@ func BenchmarkBatch(b *testing.B) {
 			}
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
 		})
+	}
+}
+
+// BenchmarkBackup backs up, verifies and restores a store of 100,000 keys with 120 bytes each.
+func BenchmarkBackup(b *testing.B) {
+	tmp := b.TempDir()
+	db, err := Open(tmp+"/db", Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	const keys = 100_000
+	for k := 0; k < keys; {
+		batch := db.NewBatch()
+		for range 10_000 {
+			if err := batch.Set(fmt.Appendf(nil, "key-%08d", k), make([]byte, 120)); err != nil {
+				b.Fatal(err)
+			}
+			k++
+		}
+		if err := batch.Commit(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	path := tmp + "/backup"
+	b.Run("backup", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := db.Backup(b.Context(), io.Discard, BackupOptions{}); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.ReportMetric(float64(b.N)*keys/b.Elapsed().Seconds(), "keys/s")
+	})
+	if _, err := db.BackupFile(b.Context(), path, BackupOptions{}); err != nil {
+		b.Fatal(err)
+	}
+	b.Run("verify", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := VerifyBackup(b.Context(), path); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.ReportMetric(float64(b.N)*keys/b.Elapsed().Seconds(), "keys/s")
+	})
+	b.Run("restore", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := Restore(b.Context(), path, tmp+"/to", Options{}); err != nil {
+				b.Fatal(err)
+			}
+			if err := Remove(tmp + "/to"); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.ReportMetric(float64(b.N)*keys/b.Elapsed().Seconds(), "keys/s")
+	})
+	b.Run("scrub", func(b *testing.B) {
+		for b.Loop() {
+			if err := db.Scrub(b.Context(), 0, nil); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.ReportMetric(float64(b.N)*keys/b.Elapsed().Seconds(), "keys/s")
+	})
+	if err := db.Close(); err != nil {
+		b.Fatal(err)
 	}
 }

@@ -85,16 +85,24 @@ func inspect(dir string, sent sentinel) (newest uint64, err error) {
 	return newest, verifyStrays(dir, tables, known, newest)
 }
 
-// verifyTables reads all tables that the manifest names and checks their checksums. It returns the tables and the newest version in them.
-func verifyTables(dir string) (known map[uint64]badger.TableManifest, newest uint64, err error) {
+func readManifest(dir string) (badger.Manifest, error) {
 	f, err := os.Open(filepath.Join(dir, badger.ManifestFilename))
 	if err != nil {
-		return nil, 0, ErrDirectory.Because("%s", dir).Wrap(err)
+		return badger.Manifest{}, ErrDirectory.Because("%s", dir).Wrap(err)
 	}
 	defer f.Close()
 	manifest, _, err := badger.ReplayManifestFile(f, 0, badger.DefaultOptions(dir).WithLogger(nil))
 	if err != nil {
-		return nil, 0, ErrDamaged.Because("the MANIFEST in %s", dir).WithFix(rebuildFix).Wrap(err)
+		return badger.Manifest{}, ErrDamaged.Because("the MANIFEST in %s", dir).WithFix(rebuildFix).Wrap(err)
+	}
+	return manifest, nil
+}
+
+// verifyTables reads all tables that the manifest names and checks their checksums. It returns the tables and the newest version in them.
+func verifyTables(dir string) (known map[uint64]badger.TableManifest, newest uint64, err error) {
+	manifest, err := readManifest(dir)
+	if err != nil {
+		return nil, 0, err
 	}
 	var (
 		wg    sync.WaitGroup

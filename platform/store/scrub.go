@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"context"
+	"maps"
 	"os"
 	"runtime/debug"
 	"slices"
@@ -46,12 +47,17 @@ func (s *scrub) read(ctx context.Context, n int64) error {
 	return s.pace.spend(ctx, n)
 }
 
+// tables checks the tables that the MANIFEST names. (Badger could name them as well, but reads them for that, without expecting faults.)
 func (s *scrub) tables(ctx context.Context) error {
 	if err := s.db.enter(); err != nil {
 		return err
 	}
-	ids := s.db.tableIDs()
+	manifest, err := s.manifest()
 	s.db.leave()
+	if err != nil {
+		return err
+	}
+	ids := slices.Sorted(maps.Keys(manifest.Tables))
 	s.at.AllTables = len(ids)
 	for _, id := range ids {
 		size, err := s.table(id)
@@ -66,6 +72,16 @@ func (s *scrub) tables(ctx context.Context) error {
 	return nil
 }
 
+// manifest reads the MANIFEST, which Badger may be writing: what is wrong twice is wrong.
+func (s *scrub) manifest() (m badger.Manifest, err error) {
+	for range 2 {
+		if m, err = readManifest(s.db.dir); err == nil {
+			break
+		}
+	}
+	return m, err
+}
+
 // table checks one table, which may be compacted away at any moment: then it does not matter what was read.
 func (s *scrub) table(id uint64) (size int64, err error) {
 	if err := s.db.enter(); err != nil {
@@ -76,19 +92,18 @@ func (s *scrub) table(id uint64) (size int64, err error) {
 	if info, err := os.Stat(path); err == nil {
 		size = info.Size()
 	}
-	_, err = verifyTable(path, options.None)
-	if err != nil && slices.Contains(s.db.tableIDs(), id) {
-		return size, ErrDamaged.Because("%s", path).WithFix(rebuildFix).Wrap(err)
+	_, wrong := verifyTable(path, options.None)
+	if wrong == nil {
+		return size, nil
+	}
+	manifest, err := s.manifest()
+	if err != nil {
+		return size, err
+	}
+	if _, named := manifest.Tables[id]; named {
+		return size, ErrDamaged.Because("%s", path).WithFix(rebuildFix).Wrap(wrong)
 	}
 	return size, nil
-}
-
-func (db *DB) tableIDs() []uint64 {
-	var ids []uint64
-	for _, t := range db.bdb.Tables() {
-		ids = append(ids, t.ID)
-	}
-	return ids
 }
 
 // values checks all values of a snapshot, and that their keys are in order.
