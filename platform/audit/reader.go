@@ -172,20 +172,19 @@ func (r *reader) judge(ctx context.Context, f eventlog.Fetched) {
 func (r *reader) dropped(ctx context.Context, p *part, from, before int64) {
 	at := es.Position{TopicPartition: p.cursor.TopicPartition, Offset: from}
 	f := Finding{Code: Rogue, Position: at, Want: p.ledger.owner.String()}
-	records := "a record is"
-	if n := before - from; n > 1 {
-		records = fmt.Sprintf("%d records are", n)
+	if n := before - from; n == 1 {
+		f.Text = fmt.Sprintf("the record is not of the latest claim before it, of producer %s, and readers drop it", p.ledger.owner)
+	} else {
+		f.Text = fmt.Sprintf("%d records are not of the latest claim before them, of producer %s, and readers drop them", n, p.ledger.owner)
 	}
-	f.Text = fmt.Sprintf("%s not of the latest claim before them, of producer %s; readers drop them", records, p.ledger.owner)
 	r.audit.note(p, -1, int(before-from))
 	if r.looked++; r.looked <= enough {
 		raw, err := r.audit.cfg.Log.RecordAt(ctx, r.topics[at.Topic], at)
 		if err != nil {
 			r.audit.cfg.Logger.Warn("a record that readers drop cannot be looked at", "position", at.String(), "error", fault.Line(err))
 		} else {
-			by := owner{raw.ProducerID, raw.Epoch}
-			f.Got = by.String()
-			f.Text += fmt.Sprintf(". The first is of %s, key %.60q, written at %s", by, raw.Key, raw.Time.UTC().Format(time.RFC3339Nano))
+			f.Got = owner{raw.ProducerID, raw.Epoch}.String()
+			f.Text += fmt.Sprintf("; the first is of producer %s, key %.60q, written at %s", f.Got, raw.Key, raw.Time.UTC().Format(time.RFC3339Nano))
 		}
 	}
 	r.audit.report(f)
