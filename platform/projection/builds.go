@@ -342,6 +342,7 @@ func (v *view) estimate(ctx context.Context, o *Rebuild) (Estimate, error) {
 	}
 	live, _ := v.serving()
 	e := Estimate{Version: o.Version, Bytes: live.db.Size()}
+	byPosition := o.Until != nil
 	var err error
 	if e.Free, err = store.Free(v.dir); err != nil {
 		return Estimate{}, err
@@ -358,7 +359,7 @@ func (v *view) estimate(ctx context.Context, o *Rebuild) (Estimate, error) {
 		}
 		for n, end := range ends {
 			tp := es.TopicPartition{Topic: in.topic.Name, Partition: int32(n)}
-			if o.Until != nil {
+			if byPosition {
 				last, ok := o.Until.Offset(tp)
 				if !ok {
 					last = -1

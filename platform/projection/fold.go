@@ -137,14 +137,16 @@ func (f *folding[R, E]) pass(p *piece) error {
 	if n < 0 || g.halts[n] != nil || g.cursors[n].Next >= p.after.Next {
 		return nil
 	}
-	if at := g.cursors[n].Next; p.before.Next > at {
+	at, limit := g.cursors[n].Next, g.limit(n)
+	if at >= limit {
+		return nil
+	}
+	if p.before.Next > at {
 		return ErrView.Because("view %q, build %s: it is at %s@%d, and was given what comes after %d", g.view.name, g.born.id(), p.part.tp, at, p.before.Next).
 			WithFix("this is a mistake in Millrace, please report it; started again, it goes on from what is stored")
 	}
-	if limit := g.limit(n); p.after.Next > limit {
-		if j := p.index(limit); g.cursors[n].Next < limit {
-			f.stopAt(p, n, j)
-		}
+	if p.after.Next > limit {
+		f.stopAt(p, n, p.index(limit))
 		return nil
 	}
 	g.cursors[n] = p.after

@@ -105,7 +105,7 @@ func (s *snapshot) release() {
 // openGeneration opens the store of a generation, begins it if it is new, and reads how far it is. A store that is damaged is moved aside
 // and begun anew.
 func (v *view) openGeneration(b birth) (*generation, error) {
-	g := &generation{p: v.p, view: v, born: b, code: v.codes[b.Version], dir: filepath.Join(v.dir, b.id()), waiters: map[*waiter]struct{}{}}
+	g := &generation{p: v.p, view: v, born: b, code: v.codes[b.Version], dir: filepath.Join(v.dir, b.id()), waiters: map[*waiter]struct{}{}, letters: &letters{}}
 	g.watching.init()
 	if g.code == nil && !b.stored(v.dir) {
 		return nil, ErrView.Because("view %q: the program has no version %d, and nothing of it is stored", v.name, b.Version)
@@ -171,7 +171,7 @@ func (g *generation) load() error {
 				WithFix("raise the view's Version: it is built anew")
 		}
 	}
-	if err := g.readCursors(); err != nil {
+	if err := errors.Join(g.findSlots(), g.readCursors()); err != nil {
 		return fmt.Errorf("projection: view %s: %w", g.view.name, err)
 	}
 	g.show(&shown{slots: g.progress()})
@@ -190,13 +190,9 @@ func (g *generation) begin() error {
 	return b.Commit()
 }
 
-// readCursors sets how far the generation is, and its dead letters, to what the store has.
-func (g *generation) readCursors() error {
-	g.slots, g.first, g.cursors = nil, nil, nil
-	err := g.db.Read(func(r *store.Reader) (err error) {
-		if g.letters, err = readLetters(r); err != nil {
-			return err
-		}
+// findSlots lists what the generation reads.
+func (g *generation) findSlots() error {
+	return g.db.Read(func(r *store.Reader) error {
 		for i, name := range g.shape.Topics {
 			g.first = append(g.first, len(g.slots))
 			if g.code == nil {
@@ -205,44 +201,13 @@ func (g *generation) readCursors() error {
 				}
 				continue
 			}
-			topic := g.code.inputs[i].topic
-			for n := range topic.Partitions {
-				c := topic.Start(n)
-				form, err := r.Get(cursorKey(c.TopicPartition))
-				if err == nil {
-					err = c.UnmarshalBinary(form)
-				}
-				if err != nil && !errors.Is(err, store.ErrNotFound) {
-					return err
-				}
-				g.slots, g.cursors = append(g.slots, c.TopicPartition), append(g.cursors, c)
+			for n := range g.code.inputs[i].topic.Partitions {
+				g.slots = append(g.slots, es.TopicPartition{Topic: name, Partition: n})
 			}
 		}
+		g.parts = make([]atomic.Pointer[part], len(g.slots))
 		return nil
 	})
-	if err != nil {
-		return err
-	}
-	g.bound()
-	n := len(g.slots)
-	g.times, g.halts = make([]time.Time, n), make([]*halt, n)
-	if g.parts == nil {
-		g.parts = make([]atomic.Pointer[part], n)
-	}
-	return nil
-}
-
-// bound sets until as the birth says.
-func (g *generation) bound() {
-	if !g.born.Bounded {
-		return
-	}
-	g.until = make([]int64, len(g.slots))
-	for n, tp := range g.slots {
-		if last, ok := g.born.Until.Offset(tp); ok {
-			g.until[n] = last + 1
-		}
-	}
 }
 
 // readSlots finds the partitions of a topic that the program does not read any more.
@@ -255,9 +220,55 @@ func (g *generation) readSlots(r *store.Reader, topic string) error {
 		if err := c.UnmarshalBinary(pair.Value); err != nil {
 			return err
 		}
-		g.slots, g.cursors = append(g.slots, c.TopicPartition), append(g.cursors, c)
+		g.slots = append(g.slots, c.TopicPartition)
 	}
 	return nil
+}
+
+// readCursors sets how far the generation is, and its dead letters, to what the store has. No runner may be running.
+func (g *generation) readCursors() error {
+	cursors := make([]eventlog.Cursor, len(g.slots))
+	err := g.db.Read(func(r *store.Reader) error {
+		if err := g.letters.read(r); err != nil {
+			return err
+		}
+		for n, tp := range g.slots {
+			if g.code != nil {
+				cursors[n] = g.code.inputs[g.topicOf(n)].topic.Start(tp.Partition)
+			}
+			form, err := r.Get(cursorKey(tp))
+			if err == nil {
+				err = cursors[n].UnmarshalBinary(form)
+			}
+			if err != nil && !errors.Is(err, store.ErrNotFound) {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	g.bound()
+	n := len(g.slots)
+	g.cursors, g.times, g.halts = cursors, make([]time.Time, n), make([]*halt, n)
+	if g.complete() {
+		g.reached.Store(true)
+	}
+	return nil
+}
+
+// bound sets until as the birth says.
+func (g *generation) bound() {
+	if !g.born.Bounded || g.until != nil {
+		return
+	}
+	g.until = make([]int64, len(g.slots))
+	for n, tp := range g.slots {
+		if last, ok := g.born.Until.Offset(tp); ok {
+			g.until[n] = last + 1
+		}
+	}
 }
 
 // slot returns the number of a partition among those that the generation reads, or -1.

@@ -53,19 +53,23 @@ type parked struct {
 	count int
 }
 
-func readLetters(r *store.Reader) (*letters, error) {
-	l := &letters{streams: map[string]*parked{}}
+// read sets l to what the store has.
+func (l *letters) read(r *store.Reader) error {
+	fresh := letters{streams: map[string]*parked{}}
 	for pair, err := range r.Scan(store.Prefix([]byte{letterSpace})) {
 		if err != nil {
-			return nil, err
+			return err
 		}
 		letter, err := parseLetter(pair.Value)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		l.add(int(pair.Key[1]), []byte(letter.Stream), letter.Position)
+		fresh.add(int(pair.Key[1]), []byte(letter.Stream), letter.Position)
 	}
-	return l, nil
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.streams, l.total = fresh.streams, fresh.total
+	return nil
 }
 
 func parseLetter(text []byte) (Letter, error) {
@@ -189,6 +193,96 @@ func (p *Projector) Letters(view, stream string, discarded bool, after *Letter, 
 		return nil
 	})
 	return out, err
+}
+
+// An Opened is a dead letter with the event that it is.
+type Opened struct {
+	Letter
+	Headers     map[string]string `json:"headers"`
+	Events      []json.RawMessage `json:"events,omitempty"`      // as encoding/json writes it; several if it is read as several
+	Undecodable string            `json:"undecodable,omitempty"` // why it cannot be decoded
+	Value       []byte            `json:"value,omitempty"`       // the record's, if that is so
+}
+
+// Letter returns the dead letter of a view's live build at a position, also one that was discarded, with what the log has there. Errors:
+// ErrViewNotFound, ErrLetterNotFound, store.ErrDamaged, the log's.
+func (p *Projector) Letter(ctx context.Context, view string, at es.Position) (Opened, error) {
+	g, err := p.live(view)
+	if err != nil {
+		return Opened{}, err
+	}
+	var found *Letter
+	slot := g.slot(at.TopicPartition)
+	if slot >= 0 {
+		err = g.read(func(r *store.Reader, _ *shown) (err error) {
+			for _, space := range []byte{letterSpace, discardSpace} {
+				if found, err = letterAt(r, space, g.topicOf(slot), at); err != nil || found != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err != nil {
+		return Opened{}, err
+	}
+	if found == nil {
+		return Opened{}, ErrLetterNotFound.Because("%s", at)
+	}
+	rec, err := p.log.RecordAt(ctx, p.topics[at.Topic], at)
+	if err != nil {
+		return Opened{}, err
+	}
+	out := Opened{Letter: *found, Headers: make(map[string]string, len(rec.Headers))}
+	for _, h := range rec.Headers {
+		out.Headers[h.Key] = string(h.Value)
+	}
+	if g.code == nil {
+		out.Value, out.Undecodable = rec.Value, "the program does not have the code of this build any more"
+		return out, nil
+	}
+	decoded := p.decoders[at.Topic][g.code.inputs[g.topicOf(slot)].decoder].decode(ctx, []eventlog.Record{rec}, 1)
+	if out.Events, err = decoded.(interface {
+		texts() ([]json.RawMessage, error)
+	}).texts(); err != nil {
+		out.Value, out.Undecodable = rec.Value, err.Error()
+	}
+	return out, nil
+}
+
+// texts returns the events of the first record as JSON.
+func (r *run[E]) texts() (all []json.RawMessage, err error) {
+	if err := r.errs[0]; err != nil {
+		return nil, err
+	}
+	for k := 0; ; k++ {
+		env := r.part(0, k)
+		if env == nil {
+			return all, nil
+		}
+		text, err := json.Marshal(env.Event)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, text)
+	}
+}
+
+// letterAt returns the letter at a position of a topic, nil if there is none.
+func letterAt(r *store.Reader, space byte, topic int, at es.Position) (*Letter, error) {
+	for pair, err := range r.Scan(store.Prefix([]byte{space, byte(topic)})) {
+		if err != nil {
+			return nil, err
+		}
+		l, err := parseLetter(pair.Value)
+		if err != nil {
+			return nil, err
+		}
+		if l.Position == at {
+			return &l, nil
+		}
+	}
+	return nil, nil
 }
 
 // A Retried says what came of a retry.
@@ -348,21 +442,9 @@ func (p *Projector) Discard(ctx context.Context, view string, at es.Position, wh
 	}
 	topic := g.topicOf(slot)
 	var found *Letter
-	err = g.db.Read(func(r *store.Reader) error {
-		for pair, err := range r.Scan(store.Prefix([]byte{letterSpace, byte(topic)})) {
-			if err != nil {
-				return err
-			}
-			l, err := parseLetter(pair.Value)
-			if err != nil {
-				return err
-			}
-			if l.Position == at {
-				found = &l
-				return nil
-			}
-		}
-		return nil
+	err = g.db.Read(func(r *store.Reader) (err error) {
+		found, err = letterAt(r, letterSpace, topic, at)
+		return err
 	})
 	if err != nil {
 		return Letter{}, err

@@ -225,7 +225,7 @@ func (r *runner) full() bool {
 	writes, bytes := r.g.db.Room()
 	now := r.g.fold.estimate()
 	// The next chunk makes it grow as the last one did, or a little more.
-	return r.events >= r.g.p.cfg.BatchEvents || now.writes+r.grown.writes*5/4 > writes*15/16 || now.bytes+r.grown.bytes*5/4 > bytes*15/16
+	return r.events >= r.g.p.cfg.BatchEvents || now.writes+r.grown.writes*5/4 > writes*15/16 || now.bytes+r.grown.bytes*5/4 > bytes*7/8
 }
 
 // land waits until no batch is in flight.
@@ -298,7 +298,12 @@ func (r *runner) refresh() error {
 func (r *runner) handOver() error {
 	watched := r.g.watching.watched()
 	batches, changes, ok := r.g.fold.collect(watched)
-	if !ok {
+	writes, size := 0, int64(0)
+	for _, b := range batches {
+		writes, size = writes+b.Len(), size+b.Size()
+	}
+	most, room := r.g.db.Room()
+	if !ok || writes > most || size > room {
 		if r.careful > 0 {
 			return ErrView.Because("view %q: its rows can be stored one by one, but not together", r.g.view.name)
 		}

@@ -24,7 +24,7 @@ type Report struct {
 	OnlyB     int          `json:"only_b"`
 	LettersA  int          `json:"dead_letters_a"` // events that are in no row
 	LettersB  int          `json:"dead_letters_b"`
-	Samples   []Difference `json:"samples"` // the first of the rows that differ
+	Samples   []Difference `json:"-"` // the first of the rows that differ
 }
 
 // Equal reports whether the builds have the same rows.

@@ -1,0 +1,446 @@
+package projection
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/millrace/millrace/platform/es"
+)
+
+// version returns the orders view as a later version: with another field, and another index.
+func version(n int) es.View[orderRow, change] {
+	v := ordersView()
+	v.Version = n
+	apply := v.Apply
+	v.Apply = func(row orderRow, e es.Envelope[change]) orderRow {
+		row = apply(row, e)
+		row.Number = float64(n)
+		return row
+	}
+	v.Indexes["total"] = es.By(es.Number(func(r orderRow) int64 { return r.Total }))
+	return v
+}
+
+// build waits until a build has caught up.
+func (r *rig) build(view, id string) BuildStatus {
+	r.t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	late := time.After(20 * time.Second)
+	for {
+		st, err := r.p.StatusOf(view)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		for _, b := range st.Builds {
+			if b.ID == id && b.CaughtUp {
+				return b
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-late:
+			r.t.Fatalf("build %s of %s: %+v", id, view, st)
+		}
+	}
+}
+
+func (r *rig) live(view string) string {
+	r.t.Helper()
+	st, err := r.p.StatusOf(view)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return st.Live
+}
+
+// TestBlueGreen builds a new version beside the one that serves, while events come in: the old one answers until the new one is switched
+// to, both are kept up to date, and one can go back and forth; positions and cursors that clients hold stay good.
+//
+// G36: A view is rebuilt beside the one that serves: queries are answered all the time, and a position that a client holds stays valid over the switch.
+func TestBlueGreen(t *testing.T) {
+	r := newRig(t, 2)
+	rnd := rand.New(rand.NewPCG(8, 9))
+	history(rnd, r.log, 3000, 300)
+	r.start(r.views()[0])
+	r.wait("orders")
+	r.close()
+	both := []func(*Projector) error{r.views()[0], func(p *Projector) error { return Add(p, version(2), Input[change]{r.log.topic, r.dec}) }}
+	r.cfg.Manual = true
+	r.start(both...)
+	r.build("orders", "v2-1")
+	if got := r.live("orders"); got != "v1-1" {
+		t.Fatalf("%s answers, want the old version until it is switched", got)
+	}
+	if _, err := r.p.List(t.Context(), "orders", Query{Index: "total"}, nil); !errors.Is(err, ErrQuery) {
+		t.Errorf("an index of the new version: %v, want ErrQuery", err)
+	}
+	at := r.log.add(0, change{Kind: "placed", Order: "o-new", Customer: "c-new", Amount: 12})
+	if _, err := r.p.Get(t.Context(), "orders", "o-new", es.Positions{at}); err != nil {
+		t.Fatal(err)
+	}
+	watch, err := r.p.WatchRow("orders", "o-new", nil, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer watch.Close()
+	if u, err := watch.Next(t.Context()); err != nil || !u.Anew || len(u.Rows) != 1 {
+		t.Fatalf("watch: %+v, %v", u, err)
+	}
+	if now, err := r.p.Switch("orders", "", false); err != nil || now != "v2-1" {
+		t.Fatalf("switch: %s, %v", now, err)
+	}
+	a, err := r.p.Get(t.Context(), "orders", "o-new", es.Positions{at})
+	if err != nil || !strings.Contains(string(a.Row.JSON), `"number":2`) {
+		t.Errorf("after the switch: %s, %v", a.Row.JSON, err)
+	}
+	if u, err := watch.Next(t.Context()); err != nil || !u.Anew || len(u.Rows) != 1 || !strings.Contains(string(u.Rows[0].JSON), `"number":2`) {
+		t.Errorf("watch after the switch: %+v, %v, want the row of the new build", u, err)
+	}
+	page, err := r.p.List(t.Context(), "orders", Query{Index: "total", From: "900", Reverse: true, Limit: 5}, nil)
+	if err != nil || len(page.Rows) != 5 {
+		t.Fatalf("%d rows, %v", len(page.Rows), err)
+	}
+	last := int64(1 << 60)
+	for _, row := range page.Rows {
+		var o orderRow
+		if err := json.Unmarshal(row.JSON, &o); err != nil || o.Total > last || o.Total < 900 {
+			t.Errorf("row %s after one of %d", row.JSON, last)
+		}
+		last = o.Total
+	}
+	at = r.log.add(0, change{Kind: "confirmed", Order: "o-new", Customer: "c-new"})
+	if now, err := r.p.Rollback("orders"); err != nil || now != "v1-1" {
+		t.Fatalf("rollback: %s, %v", now, err)
+	}
+	if a, err = r.p.Get(t.Context(), "orders", "o-new", es.Positions{at}); err != nil || strings.Contains(string(a.Row.JSON), `"number":2`) {
+		t.Errorf("after the rollback: %s, %v", a.Row.JSON, err)
+	}
+	r.close()
+	r.start(both...)
+	if got := r.live("orders"); got != "v1-1" {
+		t.Errorf("%s answers after a restart", got)
+	}
+	if err := r.p.Drop("orders", "v1-1"); !errors.Is(err, ErrBuild) {
+		t.Errorf("the build that answers is dropped: %v", err)
+	}
+	if _, err := r.p.Switch("orders", "v2-1", true); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.p.Drop("orders", "v1-1"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(r.dir + "/orders/v1-1"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the dropped build is on the disk: %v", err)
+	}
+	if _, err := r.p.Rollback("orders"); !errors.Is(err, ErrBuildNotFound) {
+		t.Errorf("rollback to what was dropped: %v", err)
+	}
+}
+
+// TestAutomatic: a program that comes with a new version, and without the code of the old one, answers from what is stored until the new
+// one has caught up.
+func TestAutomatic(t *testing.T) {
+	r := newRig(t, 2)
+	history(rand.New(rand.NewPCG(8, 9)), r.log, 3000, 300)
+	r.start(r.views()[0])
+	r.wait("orders")
+	before := r.log.last()
+	r.close()
+	after := r.log.add(0, change{Kind: "placed", Order: "o-new", Customer: "c-new", Amount: 12})
+	r.log.hide(0)
+	r.log.hide(1)
+	r.cfg.WaitMax = 50 * time.Millisecond
+	r.start(func(p *Projector) error { return Add(p, version(2), Input[change]{r.log.topic, r.dec}) })
+	if _, err := r.p.Get(t.Context(), "orders", "o-00001", before); err != nil {
+		t.Errorf("while the new version is built: %v", err)
+	}
+	if _, err := r.p.Get(t.Context(), "orders", "o-new", es.Positions{after}); !errors.Is(err, ErrNotCaughtUp) {
+		t.Errorf("an event that no build has: %v", err)
+	}
+	if r.p.CaughtUp() {
+		t.Error("ready before the new version is")
+	}
+	r.log.hide(-1)
+	r.ready()
+	r.p.cfg.WaitMax = 10 * time.Second
+	if a, err := r.p.Get(t.Context(), "orders", "o-new", es.Positions{after}); err != nil || !strings.Contains(string(a.Row.JSON), `"number":2`) {
+		t.Errorf("%s, %v", a.Row.JSON, err)
+	}
+}
+
+// TestVerify compares builds at the same positions while events come in, and finds a row that is wrong in one of them.
+//
+// G37: What verify compares is two builds at exactly the same positions: it finds every row that differs, and no other.
+func TestVerify(t *testing.T) {
+	r := newRig(t, 3)
+	rnd := rand.New(rand.NewPCG(4, 4))
+	history(rnd, r.log, 3000, 300)
+	r.start(r.views()...)
+	r.wait("orders", "customers", "sales")
+	stop := make(chan struct{})
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		rnd := rand.New(rand.NewPCG(5, 5))
+		pace := time.NewTicker(time.Millisecond)
+		defer pace.Stop()
+		for {
+			select {
+			case <-stop:
+				return
+			case <-pace.C:
+				history(rnd, r.log, 3, 300)
+			}
+		}
+	}()
+	for _, view := range []string{"orders", "customers"} {
+		report, err := r.p.VerifyFresh(t.Context(), view, 0)
+		if err != nil || !report.Equal() || report.Same < 100 || report.Same != report.Rows {
+			t.Fatalf("%s against a fresh fold: %+v, %v", view, report, err)
+		}
+		id, err := r.p.Rebuild(t.Context(), view, Rebuild{Force: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			report, err = r.p.Verify(t.Context(), view, id)
+			if err != nil || !report.Equal() || report.Same != report.Rows {
+				t.Fatalf("%s: %+v, %v", view, report, err)
+			}
+		}
+	}
+	close(stop)
+	<-stopped
+	st, err := r.p.StatusOf("orders")
+	if err != nil || len(st.Builds) != 2 {
+		t.Fatalf("%+v, %v: want the fresh fold to be gone", st, err)
+	}
+	// One row is spoilt, one added, one removed behind the back of the live build.
+	r.wait("orders")
+	g := r.p.byName["orders"].builds["v1-1"]
+	b := g.db.NewBatch()
+	spoil := func(key string, text string) {
+		t.Helper()
+		row := storedRow{event: makeEventID("x"), values: []string{"", ""}, json: []byte(text)}
+		if err := b.Set(appendRowKey(nil, key), row.appendBinary(nil)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	spoil("o-00001", `{"id":"spoilt"}`)
+	spoil("o-added", `{"id":"added"}`)
+	if err := b.Delete(appendRowKey(nil, "o-00002")); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	r.log.add(0, change{Kind: "placed", Order: "o-z", Customer: "c", Amount: 1}) // a new snapshot
+	r.wait("orders")
+	report, err := r.p.Verify(t.Context(), "orders", "v1-2")
+	if err != nil || report.Different != 1 || report.OnlyA != 1 || report.OnlyB != 1 || len(report.Samples) != 3 {
+		t.Fatalf("%+v, %v, want one row of each kind", report, err)
+	}
+	var keys []string
+	for _, d := range report.Samples {
+		keys = append(keys, fmt.Sprint(d.Key, d.A != nil, d.B != nil))
+	}
+	if got, want := strings.Join(keys, " "), "o-00001true true o-00002false true o-addedtrue false"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
+// TestUntil builds a view as of a position and as of a time: it stops there, and stays so over a restart.
+func TestUntil(t *testing.T) {
+	r := newRig(t, 2)
+	rnd := rand.New(rand.NewPCG(6, 6))
+	history(rnd, r.log, 2000, 300)
+	then := r.log.last()
+	moment := time.Now()
+	for !time.Now().After(moment.Add(time.Millisecond)) {
+		continue
+	}
+	history(rnd, r.log, 2000, 300)
+	r.start(r.views()[0])
+	r.wait("orders")
+	check := func(id string) {
+		t.Helper()
+		st := r.build("orders", id)
+		if st.Applied.String() != then.String() || st.State != Complete {
+			t.Errorf("build %s is at %s, %s, want %s, complete", id, st.Applied, st.State, then)
+		}
+		if _, err := r.p.Switch("orders", id, true); err != nil {
+			t.Fatal(err)
+		}
+		got, applied, err := dump(t.Context(), r.p, "orders", Query{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, _ := oracle(r.log, ordersView(), applied)
+		if err := same("orders", got, want); err != nil {
+			t.Error(err)
+		}
+	}
+	byPosition, err := r.p.Rebuild(t.Context(), "orders", Rebuild{Until: then, Force: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	byTime, err := r.p.Rebuild(t.Context(), "orders", Rebuild{At: moment.Add(time.Millisecond / 2), Force: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	check(byPosition)
+	check(byTime)
+	if _, err := r.p.Switch("orders", "v1-1", false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.p.Switch("orders", byTime, false); !errors.Is(err, ErrBuild) {
+		t.Errorf("switched to a build with an end: %v", err)
+	}
+	for what, o := range map[string]Rebuild{"ahead": {Until: es.Positions{{TopicPartition: then[0].TopicPartition, Offset: 1 << 40}}}, "other topic": {Until: es.Positions{{TopicPartition: es.TopicPartition{Topic: "x"}}}}, "no such version": {Version: 9}, "an end and a switch": {Until: then, Switch: true}} {
+		o.Force = true
+		if _, err := r.p.Rebuild(t.Context(), "orders", o); err == nil {
+			t.Errorf("%s: no error", what)
+		}
+	}
+	r.close()
+	r.start(r.views()[0])
+	check(byPosition)
+}
+
+// TestPause: a paused view answers from what it has, also after a restart, and goes on where it was.
+func TestPause(t *testing.T) {
+	r := newRig(t, 2)
+	history(rand.New(rand.NewPCG(6, 6)), r.log, 500, 100)
+	r.start()
+	r.wait("orders")
+	if err := r.p.Pause("orders"); err != nil {
+		t.Fatal(err)
+	}
+	at := r.log.add(0, change{Kind: "placed", Order: "o-late", Customer: "c-1", Day: "d", Amount: 1})
+	for range 2 {
+		r.p.cfg.WaitMax = 20 * time.Millisecond
+		if _, err := r.p.Get(t.Context(), "orders", "o-00001", nil); err != nil {
+			t.Error(err)
+		}
+		if _, err := r.p.Get(t.Context(), "orders", "o-late", es.Positions{at}); !errors.Is(err, ErrNotCaughtUp) {
+			t.Errorf("paused: %v", err)
+		}
+		if _, err := r.p.Retry(t.Context(), "orders", ""); err != nil {
+			t.Errorf("nothing to retry: %v", err)
+		}
+		r.p.cfg.WaitMax = 10 * time.Second
+		if _, err := r.p.List(t.Context(), "customers", Query{}, es.Positions{at}); err != nil {
+			t.Errorf("another view: %v", err)
+		}
+		if st, err := r.p.StatusOf("orders"); err != nil || !st.Paused || st.Builds[0].State != Paused {
+			t.Errorf("%+v, %v", st, err)
+		}
+		r.close()
+		r.start()
+	}
+	if err := r.p.Resume("orders"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.p.Get(t.Context(), "orders", "o-late", es.Positions{at}); err != nil {
+		t.Error(err)
+	}
+	if err := checkOrders(t.Context(), r.p, r.log); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestReset builds a view anew in place.
+func TestReset(t *testing.T) {
+	r := newRig(t, 2)
+	history(rand.New(rand.NewPCG(6, 6)), r.log, 500, 100)
+	r.start()
+	r.wait("orders")
+	if _, err := r.p.Rebuild(t.Context(), "orders", Rebuild{Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	id, err := r.p.Reset("orders")
+	if err != nil || id != "v1-3" {
+		t.Fatalf("%s, %v", id, err)
+	}
+	r.wait("orders")
+	if err := checkOrders(t.Context(), r.p, r.log); err != nil {
+		t.Error(err)
+	}
+	if st, err := r.p.StatusOf("orders"); err != nil || len(st.Builds) != 1 || st.Live != id {
+		t.Errorf("%+v, %v", st, err)
+	}
+	r.close()
+	r.start()
+	r.wait("orders")
+	if got := r.live("orders"); got != id {
+		t.Errorf("%s answers after a restart", got)
+	}
+}
+
+// TestVerbsWhileWriting has verbs called at random while events come in, with restarts: in the end each build that follows is the fold.
+func TestVerbsWhileWriting(t *testing.T) {
+	rnd := seed(t)
+	r := newRig(t, 3)
+	r.log.most = 200
+	history(rnd, r.log, 500, 100)
+	r.start()
+	for range 60 {
+		history(rnd, r.log, 1+rnd.IntN(200), 100)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		view := []string{"orders", "customers", "sales"}[rnd.IntN(3)]
+		var err error
+		switch rnd.IntN(9) {
+		case 0:
+			_, err = r.p.Rebuild(ctx, view, Rebuild{Force: true, Switch: rnd.IntN(2) == 0})
+		case 1:
+			_, err = r.p.Switch(view, "", rnd.IntN(2) == 0)
+		case 2:
+			_, err = r.p.Rollback(view)
+		case 3:
+			err = r.p.Pause(view)
+		case 4:
+			err = r.p.Resume(view)
+		case 5:
+			var report Report
+			if report, err = r.p.Verify(ctx, view, ""); err == nil && !report.Equal() {
+				t.Fatalf("%+v", report)
+			}
+		case 6:
+			if st, e := r.p.StatusOf(view); e == nil && len(st.Builds) > 1 {
+				err = r.p.Drop(view, st.Builds[rnd.IntN(len(st.Builds))].ID)
+			}
+		case 7:
+			r.close()
+			r.start()
+		case 8:
+			_, err = r.p.Reset(view)
+		}
+		cancel()
+		for _, fine := range []error{ErrBuildNotFound, ErrBuild, ErrPaused} {
+			if errors.Is(err, fine) {
+				err = nil
+			}
+		}
+		// A paused view cannot be brought to where another build is.
+		if st, e := r.p.StatusOf(view); err != nil && !(errors.Is(err, context.DeadlineExceeded) && e == nil && st.Paused) {
+			t.Fatal(err)
+		}
+	}
+	for _, view := range []string{"orders", "customers", "sales"} {
+		if err := r.p.Resume(view); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.wait("orders", "customers", "sales")
+	if err := checkAll(t.Context(), r.p, r.log); err != nil {
+		t.Error(err)
+	}
+}
