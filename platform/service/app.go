@@ -75,6 +75,10 @@ func Execute(root *cobra.Command, args []string, stderr io.Writer) int {
 	if !errors.As(err, &silent) {
 		fmt.Fprintln(stderr, root.Name()+": "+fault.Line(err))
 	}
+	var condition interface{ ExitStatus() int }
+	if errors.As(err, &condition) {
+		return condition.ExitStatus()
+	}
 	if errors.Is(err, ErrFindings) {
 		return 3
 	}

@@ -134,6 +134,9 @@ func addFlags(f *pflag.FlagSet) {
 	f.String("config", "", "YAML file with settings; default: ./millrace.yaml if there is one (MILLRACE_CONFIG)")
 }
 
+// operators are the variables of those who operate services, of millrace view and millrace dlq: they may stand beside the settings.
+var operators = []string{"MILLRACE_ADMIN_URL", "MILLRACE_URL", "MILLRACE_TOKEN", "MILLRACE_TOKEN_FILE"}
+
 // LoadConfig returns the configuration from defaults, the YAML file, the environment ("NAME=value" pairs) and the flags that were
 // given, later ones first in precedence. Anything unknown or unusable is ErrConfig, which names where it was found.
 func LoadConfig(flags *pflag.FlagSet, environ []string) (Config, error) {
@@ -151,7 +154,7 @@ func LoadConfig(flags *pflag.FlagSet, environ []string) (Config, error) {
 	env := map[string]string{}
 	for _, pair := range environ {
 		name, value, _ := strings.Cut(pair, "=")
-		if strings.HasPrefix(name, "MILLRACE_") && !strings.HasPrefix(name, "MILLRACE_TEST_") {
+		if strings.HasPrefix(name, "MILLRACE_") && !strings.HasPrefix(name, "MILLRACE_TEST_") && !slices.Contains(operators, name) {
 			env[name] = value
 		}
 	}

@@ -22,7 +22,7 @@ import (
 //	POST   /v1/views/<view>/switch, rollback      has another build answer queries
 //	POST   /v1/views/<view>/pause, resume, reset
 //	DELETE /v1/views/<view>/builds/<build>
-//	GET    /v1/views/<view>/letters               dead letters; POST …/retry, …/discard
+//	GET    /v1/views/<view>/letters               dead letters; ?at=POSITION: one, with its event; POST …/retry, …/discard
 type viewAdmin struct {
 	engines map[string]*projection.Projector
 } // by view
@@ -245,7 +245,6 @@ func verified(report *projection.Report) verifyAnswer {
 	for _, d := range report.Samples {
 		v.Rows = append(v.Rows, difference{d.Key, rowOrNull(d.A), rowOrNull(d.B)})
 	}
-	v.Samples = nil
 	return v
 }
 
@@ -333,14 +332,25 @@ func (a *viewAdmin) drop(_ context.Context, r *rest.Request) (*rest.Response, er
 }
 
 // letters answers dead letters in pages; after is the position of the last one of the page before, with its stream.
-func (a *viewAdmin) letters(_ context.Context, r *rest.Request) (*rest.Response, error) {
+func (a *viewAdmin) letters(ctx context.Context, r *rest.Request) (*rest.Response, error) {
 	e, name, err := a.engine(r)
 	if err != nil {
 		return nil, err
 	}
-	q, err := r.Only("stream", "discarded", "after", "after_stream", "limit")
+	q, err := r.Only("at", "stream", "discarded", "after", "after_stream", "limit")
 	if err != nil {
 		return nil, err
+	}
+	if q.Has("at") {
+		at, err := es.ParsePosition(q.Get("at"))
+		if err != nil {
+			return nil, err
+		}
+		got, err := e.Letter(ctx, name, at)
+		if err != nil {
+			return nil, err
+		}
+		return rest.JSON(http.StatusOK, got), nil
 	}
 	limit := int64(100)
 	if q.Has("limit") {

@@ -300,7 +300,7 @@ func (a *viewAPI) parameters() []string {
 }
 
 // query reads a query from the parameters of a request: an index by its name, with a value for each of its first parts, and
-// <index>.from, .to and .prefix for the next one; from, to and prefix for the keys.
+// <index>.from, .to and .prefix for the next one, or for the keys if all have one; from, to and prefix for the keys.
 func (a *viewAPI) query(given url.Values) (projection.Query, error) {
 	q := projection.Query{From: given.Get("from"), To: given.Get("to"), Prefix: given.Get("prefix"), Cursor: given.Get("cursor")}
 	switch given.Get("order") {
@@ -325,13 +325,17 @@ func (a *viewAPI) query(given url.Values) (projection.Query, error) {
 			return q, ErrPoint.Because("%s and %s: one index at a time", q.Index, x.name)
 		}
 		q.Index, q.Equal = x.name, given[x.name]
-		if len(q.Equal) == len(x.kinds) {
-			continue // from, to and prefix are those of the keys
-		}
+		from, to, prefix := given.Get(x.name+".from"), given.Get(x.name+".to"), given.Get(x.name+".prefix")
 		if q.From != "" || q.To != "" || q.Prefix != "" {
-			return q, ErrPoint.Because("a range of keys and the index %s", x.name).WithFix("use %s.from, %s.to or %s.prefix", x.name, x.name, x.name)
+			if len(q.Equal) < len(x.kinds) {
+				return q, ErrPoint.Because("a range of keys and the index %s", x.name).WithFix("use %s.from, %s.to or %s.prefix", x.name, x.name, x.name)
+			}
+			if from != "" || to != "" || prefix != "" {
+				return q, ErrPoint.Because("all parts of the index %s have a value: what %s.from, .to and .prefix are about are the keys, as from, to and prefix are", x.name, x.name)
+			}
+			continue
 		}
-		q.From, q.To, q.Prefix = given.Get(x.name+".from"), given.Get(x.name+".to"), given.Get(x.name+".prefix")
+		q.From, q.To, q.Prefix = from, to, prefix
 	}
 	if !given.Has("where") {
 		return q, nil

@@ -34,7 +34,7 @@ func root() *cobra.Command {
 		},
 	})
 	contracts.AddCommand(releaseCommand(), lintCommand(), breakingCommand(), registerCommand(), diffCommand(), showCommand(), catalogueCommand())
-	root.AddCommand(contracts, auditCommand(), &cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs, Run: func(c *cobra.Command, _ []string) {
+	root.AddCommand(contracts, auditCommand(), viewCommand(), dlqCommand(), &cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs, Run: func(c *cobra.Command, _ []string) {
 		fmt.Fprintln(c.OutOrStdout(), "millrace", service.Version)
 	}})
 	return root

@@ -1,0 +1,239 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/millrace/millrace/platform/es"
+	"github.com/millrace/millrace/platform/fault"
+	"github.com/millrace/millrace/platform/projection"
+	"github.com/millrace/millrace/platform/service"
+)
+
+var (
+	// errWaited is returned when what was waited for did not come about in time.
+	errWaited = fault.New(fault.Rejected, "wait_timed_out", "the view was not that far in time")
+	// errStuck is returned when what is waited for will not come about by itself.
+	errStuck = fault.New(fault.Rejected, "build_stuck", "the build does not go on by itself")
+)
+
+// A waiter waits for a build of a view at one instance.
+type waiter struct {
+	view  string
+	build string        // "" = the one that answers queries
+	need  es.Positions  // to be applied; nil = all that is in the log when the waiting begins
+	live  bool          // it is to answer queries, too
+	limit time.Duration // 0 = none
+
+	ends map[es.TopicPartition]int64 // of the log when the waiting began
+}
+
+const (
+	askEvery = 100 * time.Millisecond
+	// patience is for how long a process may not answer: one that is started again goes on with its builds.
+	patience = 30 * time.Second
+)
+
+// wait returns the build as it was reached, or unmet.
+func (w *waiter) wait(c *cobra.Command, i *instance, o output) (*projection.BuildStatus, error) {
+	ctx := c.Context()
+	if w.limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, w.limit)
+		defer cancel()
+	}
+	tick := time.NewTicker(askEvery)
+	defer tick.Stop()
+	var show *progress
+	var last *projection.BuildStatus
+	defer func() {
+		if show != nil {
+			show.end(last)
+		}
+	}()
+	heard := time.Now()
+	for {
+		b, err := w.ask(ctx, i)
+		switch {
+		case c.Context().Err() != nil:
+			return nil, context.Cause(c.Context())
+		case ctx.Err() != nil:
+			return nil, w.late(last)
+		case errors.Is(err, errAnswer) && last != nil && time.Since(heard) < patience:
+		case err != nil:
+			return nil, err
+		default:
+			heard, last = time.Now(), b
+			why, done := w.judge(b)
+			if done {
+				return b, nil
+			}
+			if why != "" {
+				return nil, unmet{errStuck.Because("view %s, build %s: %s", w.view, b.ID, why).WithFix("millrace view describe %s says more; millrace view resume %s tries again", w.view, w.view)}
+			}
+			if show == nil {
+				show = newProgress(c.ErrOrStderr(), w.view+" "+b.ID, o)
+			}
+			show.show(w.view, b, heard)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// ask returns the state of the build.
+func (w *waiter) ask(ctx context.Context, i *instance) (*projection.BuildStatus, error) {
+	v, err := status(ctx, i, w.view)
+	if err != nil {
+		return nil, err
+	}
+	id := w.build
+	if id == "" {
+		id = v.Live
+	}
+	n := slices.IndexFunc(v.Builds, func(b projection.BuildStatus) bool { return b.ID == id })
+	if n < 0 {
+		return nil, projection.ErrBuildNotFound.Because("view %s, build %s", w.view, id)
+	}
+	b := &v.Builds[n]
+	if w.live && v.Live != id {
+		b.CaughtUp = false // not in the way that is waited for
+	}
+	return b, nil
+}
+
+// judge reports whether what is waited for is there, and if not, why it will not come, if that is so.
+func (w *waiter) judge(b *projection.BuildStatus) (why string, done bool) {
+	if w.ends == nil {
+		w.ends = map[es.TopicPartition]int64{}
+		for _, at := range b.Partitions {
+			w.ends[es.TopicPartition{Topic: at.Topic, Partition: at.Partition}] = at.End
+		}
+	}
+	if w.need == nil && !w.live && b.State == projection.Complete {
+		return "", true
+	}
+	missing := w.need == nil && !b.CaughtUp
+	for n := range b.Partitions {
+		at := &b.Partitions[n]
+		if w.applied(at) {
+			continue
+		}
+		missing = true
+		if at.State == projection.Halted {
+			why = at.Reason
+		}
+	}
+	if !missing {
+		return "", true
+	}
+	switch b.State {
+	case projection.Paused, projection.Frozen, projection.Complete:
+		why = "it is " + b.State
+		if b.Why != "" {
+			why += ": " + b.Why
+		}
+	}
+	return why, false
+}
+
+// applied reports whether a partition is as far as is waited for.
+func (w *waiter) applied(at *projection.PartitionStatus) bool {
+	tp := es.TopicPartition{Topic: at.Topic, Partition: at.Partition}
+	if w.need == nil {
+		return at.Next >= w.ends[tp]
+	}
+	offset, ok := w.need.Offset(tp)
+	return !ok || at.Next > offset
+}
+
+// late says how far the build came.
+func (w *waiter) late(b *projection.BuildStatus) error {
+	if b == nil {
+		return unmet{errWaited.Because("view %s: nothing was heard of it", w.view)}
+	}
+	if w.need == nil {
+		return unmet{errWaited.Because("%s", summary(w.view+" "+b.ID, b))}
+	}
+	why := ""
+	for n := range b.Partitions {
+		if at := &b.Partitions[n]; !w.applied(at) {
+			offset, _ := w.need.Offset(es.TopicPartition{Topic: at.Topic, Partition: at.Partition})
+			if why != "" {
+				why += ", "
+			}
+			why += fmt.Sprintf("%s has everything before offset %d, asked was %d", partitionName(at), at.Next, offset)
+		}
+	}
+	return unmet{errWaited.Because("view %s, build %s: %s", w.view, b.ID, why)}
+}
+
+func viewWaitCommand() *cobra.Command {
+	var build, position string
+	var caughtUp bool
+	var limit time.Duration
+	c := verb(&cobra.Command{
+		Use: "wait VIEW", Short: "Wait until a view has applied positions, or all that is in the log", Args: cobra.ExactArgs(1),
+		Long: "Wait until the build of a view that answers queries, or another one, has applied the positions that are named, or has caught up with what the log holds now. The exit status is 3\n" +
+			"if it has not within --timeout, and at once if it has halted or is paused. With several instances, it is waited for each.",
+		Example: "  millrace view wait orders --position orders.events/3@1042\n  millrace view wait orders --build v3-1 --timeout 10m",
+	}, func(c *cobra.Command, args []string, r *results, i *instance) error {
+		if position != "" && caughtUp {
+			return service.ErrUsage.Because("--position and --caught-up are two things to wait for")
+		}
+		if limit < 0 {
+			return service.ErrUsage.Because("--timeout is not negative")
+		}
+		w := waiter{view: args[0], build: build, limit: limit}
+		if position != "" {
+			var err error
+			if w.need, err = es.ParsePositions(position); err != nil {
+				return service.ErrUsage.Because("--position").Wrap(err)
+			}
+		}
+		if w.need != nil {
+			if err := w.known(c.Context(), i); err != nil {
+				return err
+			}
+		}
+		b, err := w.wait(c, i, r.o)
+		if err != nil {
+			return err
+		}
+		done := "is " + reachedAs(b, false)
+		if w.need != nil {
+			done = "has applied " + position
+		}
+		r.add(i, result{i.base.String(), args[0], b.ID, b.State}, "%s: build %s %s", args[0], b.ID, done)
+		return nil
+	})
+	f := c.Flags()
+	f.StringVar(&build, "build", "", "build to wait for; default: the one that answers queries")
+	f.StringVar(&position, "position", "", "positions to wait for, comma separated")
+	f.BoolVar(&caughtUp, "caught-up", false, "wait until all is applied that the log holds now; the default")
+	f.DurationVar(&limit, "timeout", 30*time.Second, "for how long to wait; 0 = as long as it takes")
+	return c
+}
+
+// known refuses positions of partitions that the build does not read: it would be waited for ever.
+func (w *waiter) known(ctx context.Context, i *instance) error {
+	b, err := w.ask(ctx, i)
+	if err != nil {
+		return err
+	}
+	for _, pos := range w.need {
+		if !slices.ContainsFunc(b.Partitions, func(at projection.PartitionStatus) bool {
+			return at.Topic == pos.Topic && at.Partition == pos.Partition
+		}) {
+			return projection.ErrForeignTopic.Because("%s; build %s of %s reads %d partitions", pos, b.ID, w.view, len(b.Partitions))
+		}
+	}
+	return nil
+}
