@@ -269,6 +269,13 @@ func TestLost(t *testing.T) {
 	if r.topic, err = r.log.EnsureTopic(r.ctx(), eventlog.TopicSpec{Name: r.topic.Name, Partitions: 2}); err != nil {
 		t.Fatal(err)
 	}
+	reported := 0
+	a := r.audit(state, func(audit.Finding) { reported++ })
+	for range 2 { // the second time there is nothing new
+		if err := a.Once(r.ctx()); err != nil || reported != 2 {
+			t.Errorf("%v, %d findings", err, reported)
+		}
+	}
 	r.expect(state, "0 log_lost", "3 log_lost")
 }
 

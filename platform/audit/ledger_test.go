@@ -88,6 +88,10 @@ func TestLedger(t *testing.T) {
 			l[9] = ev(9, 8, 0, "s", "c", 3, 0, 1)
 			return append(l, ev(10, 8, 0, "s", "d", 4, 0, 1))
 		}, []string{"t/0@9 version_order want 4 got 3"}},
+		"an old version again": {func(l []eventlog.Record) []eventlog.Record {
+			l[9] = ev(9, 8, 0, "s", "c", 1, 0, 1)
+			return append(l, ev(10, 8, 0, "s", "d", 4, 0, 1))
+		}, []string{"t/0@9 version_order want 4 got 1"}},
 		"a stream that does not begin at 1":   {func(l []eventlog.Record) []eventlog.Record { return append(l, ev(10, 8, 0, "u", "d", 2, 0, 1)) }, []string{"t/0@10 version_order want 1 got 2"}},
 		"a command cut in two":                {func(l []eventlog.Record) []eventlog.Record { l[3] = ev(3, 7, 0, "t", "b", 1, 0, 1); return l[:4] }, []string{"t/0@2 command_torn want event 1 of 2 after it got "}},
 		"a command that ends with the log":    {func(l []eventlog.Record) []eventlog.Record { return l[:3] }, []string{"t/0@2 command_torn want event 1 of 2 after it got "}},

@@ -167,7 +167,7 @@ func (e *encoder) owner(o owner) {
 	e.number(uint64(uint16(o.epoch))) //nolint:gosec // as it is
 }
 
-// errShort and errSum are what is wrong with a file.
+// What is wrong with a file.
 var (
 	errForm = errors.New("it does not have the form of a state")
 	errSum  = errors.New("its checksum is wrong")

@@ -256,6 +256,30 @@ func TestFails(t *testing.T) {
 	}
 }
 
+type left struct{ Both, Own, Name int }
+type right struct {
+	Both int
+	Name int `json:"Tagged"`
+}
+type deeper struct {
+	Deep int
+	*deeper
+}
+
+// What encoding/json leaves out of two embedded fields of one name is no field.
+func TestEmbedded(t *testing.T) {
+	type row struct {
+		left
+		right
+	}
+	if _, err := filter.Compile(reflect.TypeFor[row](), `Both == 1`); !errors.Is(err, filter.ErrInvalid) {
+		t.Error(err)
+	}
+	if _, err := filter.Compile(reflect.TypeFor[row](), `Own + Name + Tagged == 1`); err != nil {
+		t.Error(err)
+	}
+}
+
 // Rows of other types have row alone.
 func TestOtherRows(t *testing.T) {
 	for _, c := range []struct {
@@ -267,6 +291,13 @@ func TestOtherRows(t *testing.T) {
 		{reflect.TypeFor[[]string](), `"x" in row`, `["y","x"]`},
 		{reflect.TypeFor[*string](), `row == ""`, `null`},
 		{reflect.TypeFor[any](), `row.a == "b"`, `{"a":"b"}`},
+		{reflect.TypeFor[**int](), `row == 3`, `3`},
+		{reflect.TypeFor[struct {
+			left
+			right
+			*deeper
+			Own int
+		}](), `Own == 1 && Tagged == 2 && Deep == 5`, `{"Own":1,"Tagged":2,"Deep":5}`},
 		{reflect.TypeFor[item](), `row.qty == 0`, `null`},
 		{reflect.TypeFor[struct {
 			Row int `json:"row"`
