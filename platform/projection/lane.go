@@ -159,7 +159,8 @@ func (l *lane) fetch(ctx context.Context) error {
 			}
 			return fmt.Errorf("projection: %w", err)
 		}
-		for _, c := range l.chunks(fetched, chunkEvents) {
+		chunks := l.chunks(fetched, chunkEvents)
+		for i, c := range chunks {
 			if err := l.decode(ctx, c); err != nil {
 				return nil //nolint:nilerr // only the end of ctx ends it
 			}
@@ -171,14 +172,14 @@ func (l *lane) fetch(ctx context.Context) error {
 					return nil
 				}
 			}
-			if err := pace.wait(ctx, c.events, l.behind()); err != nil {
+			if err := pace.wait(ctx, c.events, i+1 < len(chunks) || l.behind()); err != nil {
 				return nil //nolint:nilerr // as above
 			}
 		}
 	}
 }
 
-// behind reports whether there is more in the log than was fetched.
+// behind reports whether there is more in the log than is fetched; of what is, the caller knows.
 func (l *lane) behind() bool {
 	for _, pt := range l.parts {
 		if end, _ := pt.oldest(0); pt.cursor.Next < end {
