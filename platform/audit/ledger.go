@@ -93,7 +93,7 @@ func (l *ledger) judge(r *eventlog.Record, report func(Finding)) {
 // admit applies the reader rule, by this package's own reading of it, to a record that the platform's readers let pass.
 func (l *ledger) admit(r *eventlog.Record, report func(Finding)) bool {
 	by := owner{r.ProducerID, r.Epoch}
-	ok := false
+	var ok bool
 	switch r.Mark {
 	case eventlog.MarkClaim:
 		if ok = by.pid >= 0 && by.epoch >= 0 && (by.pid != l.owner.pid || by.epoch > l.owner.epoch) && !slices.Contains(l.closed, by.pid); ok {

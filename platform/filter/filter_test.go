@@ -180,7 +180,7 @@ func TestRefused(t *testing.T) {
 		{``, "invalid_filter", "is empty", `id == "abc"`},
 		{`totl > 1.0`, "invalid_filter", "column 1: there is no field totl", "did you mean total?"},
 		{`true && custmer.name == "x"`, "invalid_filter", "column 9: there is no field custmer", "did you mean customer?"},
-		{`customer.nmae == "x"`, "invalid_filter", "column 9: there is no field nmae", "did you mean name?"},
+		{`customer.namee == "x"`, "invalid_filter", "column 9: there is no field namee", "did you mean name?"},
 		{`items.exists(i, i.skuu == "x")`, "invalid_filter", "column 18: there is no field skuu", "did you mean sku?"},
 		{`customer.home.xyzzyx == "x"`, "invalid_filter", "there is no field xyzzyx", "the fields are City, zip"},
 		{`Hidden == "x"`, "invalid_filter", "there is no field Hidden", "fields are"},
@@ -261,9 +261,9 @@ type right struct {
 	Both int
 	Name int `json:"Tagged"`
 }
-type deeper struct {
+type Deeper struct {
 	Deep int
-	*deeper
+	*Deeper
 }
 
 // What encoding/json leaves out of two embedded fields of one name is no field.
@@ -295,7 +295,7 @@ func TestOtherRows(t *testing.T) {
 		{reflect.TypeFor[struct {
 			left
 			right
-			*deeper
+			*Deeper
 			Own int
 		}](), `Own == 1 && Tagged == 2 && Deep == 5`, `{"Own":1,"Tagged":2,"Deep":5}`},
 		{reflect.TypeFor[item](), `row.qty == 0`, `null`},
