@@ -38,7 +38,7 @@ func powerCuts(t *testing.T, seed uint64, rnd *rand.Rand, images int) {
 	several, more := 0, 0
 	p := startWriter(t, dir, seed)
 	for image := 1; image <= images; image++ {
-		acked := p.stopAfter(t, 1+rnd.IntN(12))
+		acked := p.stopAfter(t, 1+rnd.IntN(5))
 		copied, next := filepath.Join(tmp, strconv.Itoa(image)), filepath.Join(tmp, strconv.Itoa(image)+"-next")
 		if err := copyStore(dir, copied); err != nil {
 			t.Fatal(err)

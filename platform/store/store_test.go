@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+
+	"github.com/dgraph-io/badger/v4/options"
 )
 
 func open(t *testing.T, dir string) *DB {
@@ -125,6 +127,29 @@ func TestRoom(t *testing.T) {
 			n, used = n+1, used+EntryCost(len(key), value)
 		}
 		if err := b.Commit(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestSettings: these promises hang on single settings of Badger's.
+func TestSettings(t *testing.T) {
+	for _, memTable := range []int64{8 << 20, 16 << 20, 256 << 20} {
+		db, err := Open(t.TempDir()+"/db", Options{MemTable: memTable, MinFree: -1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := db.bdb.Opts()
+		if !o.SyncWrites {
+			t.Error("writes are not synced: a power cut could take an older log's end and leave a newer log")
+		}
+		if o.ValueThreshold <= valueHeader+MaxValue {
+			t.Errorf("the largest value has %d bytes, but from %d on values go to the value log, which nobody checks or collects", valueHeader+MaxValue, o.ValueThreshold)
+		}
+		if o.ChecksumVerificationMode == options.OnBlockRead || o.ChecksumVerificationMode == options.OnTableAndBlockRead {
+			t.Error("a block that fails its checksum is answered from an older one in this mode")
+		}
+		if err := db.Close(); err != nil {
 			t.Fatal(err)
 		}
 	}
