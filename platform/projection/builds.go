@@ -190,10 +190,8 @@ func (v *view) close() error {
 	return errors.Join(errs...)
 }
 
-// runnable returns the generations that are to be kept up to date.
+// runnable returns the generations that are to be kept up to date; v is locked.
 func (v *view) runnable() (gs []*generation) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
 	if v.ctl.Paused {
 		return nil
 	}
@@ -205,8 +203,8 @@ func (v *view) runnable() (gs []*generation) {
 	return gs
 }
 
-// runs reports whether there is anything to be applied, now or later.
-func (g *generation) runs() bool { return g.code != nil && !g.complete() }
+// runs reports whether there is anything to be applied, now or later, and nobody does.
+func (g *generation) runs() bool { return g.code != nil && g.runner.Load() == nil && !g.complete() }
 
 // halt stops a generation's runner, and its successors.
 func (g *generation) halted() {

@@ -281,13 +281,7 @@ func (p *Projector) Run(ctx context.Context) error {
 	p.mu.Lock()
 	p.ctx = ctx
 	p.mu.Unlock()
-	var gs []*generation
-	for _, v := range p.views {
-		gs = append(gs, v.runnable()...)
-	}
-	for _, together := range group(gs) {
-		p.start(0, p.cfg.CatchUpRate, together...)
-	}
+	p.startAll()
 	var err error
 	for err == nil && ctx.Err() == nil {
 		select {
@@ -309,8 +303,24 @@ func (p *Projector) Run(ctx context.Context) error {
 	return err
 }
 
-// start has a lane of their own read for generations, unless Run has ended or does not run yet.
-func (p *Projector) start(careful, rate int, gs ...*generation) {
+// startAll starts what is to be kept up to date, and no verb has started already.
+func (p *Projector) startAll() {
+	var gs []*generation
+	for _, v := range p.views {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		gs = append(gs, v.runnable()...)
+	}
+	for _, together := range group(gs) {
+		p.start(0, together[0].born.Rate, together...)
+	}
+}
+
+// start has a lane of their own read for generations that no runner keeps up to date, unless Run has ended or does not run yet.
+func (p *Projector) start(careful, rate int, gs ...*generation) { p.restart(nil, careful, rate, gs...) }
+
+// restart is start for generations of which one has the runner old, which has ended.
+func (p *Projector) restart(old *runner, careful, rate int, gs ...*generation) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.ctx == nil || p.ctx.Err() != nil {
@@ -318,6 +328,9 @@ func (p *Projector) start(careful, rate int, gs ...*generation) {
 	}
 	l, ctx := newLane(p, cmp.Or(rate, p.cfg.CatchUpRate)), p.ctx
 	for _, g := range gs {
+		if r := g.runner.Load(); r != nil && r != old {
+			continue
+		}
 		if err := l.add(g, careful); err != nil {
 			p.fail(err)
 			for _, r := range l.runners {
@@ -325,6 +338,9 @@ func (p *Projector) start(careful, rate int, gs ...*generation) {
 			}
 			return
 		}
+	}
+	if len(l.runners) == 0 {
+		return
 	}
 	p.lanes.Go(func() {
 		if err := l.run(ctx); err != nil {
@@ -343,7 +359,7 @@ func (p *Projector) fail(err error) {
 
 // settled notes that a generation has committed something.
 func (p *Projector) settled(g *generation) {
-	if g.reached.Load() && !p.caughtUp.Load() || g.born.Auto && g.reached.Load() {
+	if live, _ := g.view.serving(); g.reached.Load() && (!p.caughtUp.Load() || live != g) {
 		select {
 		case p.wake <- struct{}{}:
 		default:

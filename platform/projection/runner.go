@@ -109,7 +109,8 @@ func (r *runner) run(ctx context.Context) error {
 		// Its successor is there before it has ended: whoever stops the generation stops that one, too.
 		r.g.unsnap()
 		r.endOnce.Do(func() {
-			r.g.p.start(carefulEvents, 0, r.g)
+			r.g.p.restart(r, carefulEvents, r.g.born.Rate, r.g)
+			r.g.runner.CompareAndSwap(r, nil) // it has no successor if all ends
 			close(r.ended)
 		})
 		return nil

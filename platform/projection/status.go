@@ -129,9 +129,12 @@ func (g *generation) status(now time.Time, paused bool) BuildStatus {
 		st.Lag = max(st.Lag, ps.Lag)
 		st.Partitions = append(st.Partitions, ps)
 	}
-	st.LagSeconds, st.Records, st.Progress = st.Lag.Seconds(), end-next, 1
-	if end > 0 {
+	st.LagSeconds, st.Records = st.Lag.Seconds(), end-next
+	switch {
+	case end > 0:
 		st.Progress = float64(next) / float64(end)
+	case st.CaughtUp:
+		st.Progress = 1 // of nothing; else the end is not known yet
 	}
 	if st.Records > 0 && st.Rate > 0 {
 		st.ETASeconds = float64(st.Records) / st.Rate
