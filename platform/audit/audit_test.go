@@ -108,10 +108,7 @@ func (r *rig) foreign(partition int32, events ...event) {
 	}
 	defer client.Close()
 	for _, e := range events {
-		record := &kgo.Record{Topic: r.topic.Name, Partition: partition, Key: []byte(e.stream), Value: []byte("{}")}
-		for _, h := range e.headers() {
-			record.Headers = append(record.Headers, h)
-		}
+		record := &kgo.Record{Topic: r.topic.Name, Partition: partition, Key: []byte(e.stream), Value: []byte("{}"), Headers: e.headers()}
 		if err := client.ProduceSync(r.ctx(), record).FirstErr(); err != nil {
 			r.t.Fatal(err)
 		}
