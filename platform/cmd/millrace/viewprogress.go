@@ -39,7 +39,7 @@ func newProgress(w io.Writer, name string, o output) *progress {
 	return &progress{w: w, name: name, json: o == "json", live: isTerminal(w) && os.Getenv("TERM") != "dumb" && o != "json", first: -1}
 }
 
-// A step is a progress line as JSON.
+// A progressLine is how far a build is, as JSON.
 type progressLine struct {
 	View     string  `json:"view"`
 	Build    string  `json:"build"`
@@ -56,6 +56,9 @@ func (p *progress) show(view string, b *projection.BuildStatus, now time.Time) {
 		p.first, p.began = applied(b), now
 	}
 	p.events = applied(b) - p.first
+	if !b.CaughtUp && b.Records == 0 && p.events == 0 {
+		return // the end of the log is not known yet
+	}
 	every := tellEvery
 	if p.live {
 		every = drawEvery
@@ -126,7 +129,7 @@ func summary(name string, b *projection.BuildStatus) string {
 // partitionsDone returns of how many partitions all is applied, and how many there are.
 func partitionsDone(b *projection.BuildStatus) (done, total int) {
 	for _, at := range b.Partitions {
-		if at.Next >= at.End && at.State != projection.Halted {
+		if at.Next >= at.End && at.State != projection.Halted && (at.End > 0 || b.CaughtUp) {
 			done++
 		}
 	}

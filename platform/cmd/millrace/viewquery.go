@@ -202,18 +202,30 @@ func viewScanCommand() *cobra.Command {
 			if s.all {
 				return exported(c, o, resp.Body)
 			}
-			if o == "json" || s.counted || s.changedBy != "" {
+			if o == "json" {
 				return copyJSON(c.OutOrStdout(), o, resp.Body)
 			}
 			var page struct {
-				Rows []json.RawMessage `json:"rows"`
-				Next string            `json:"next"`
+				Rows  []json.RawMessage `json:"rows"`
+				Gone  []string          `json:"gone"`
+				Next  string            `json:"next"`
+				Count *int64            `json:"count"`
+				More  bool              `json:"more"`
 			}
 			if err := json.NewDecoder(io.LimitReader(resp.Body, mostAnswer)).Decode(&page); err != nil {
 				return errAnswer.Wrap(err)
 			}
+			if page.Count != nil {
+				fmt.Fprintln(c.OutOrStdout(), *page.Count)
+			}
+			if page.More {
+				fmt.Fprintln(c.ErrOrStderr(), "there may be more: only so many rows were looked at")
+			}
 			for _, row := range page.Rows {
 				fmt.Fprintln(c.OutOrStdout(), string(row))
+			}
+			for _, key := range page.Gone {
+				fmt.Fprintf(c.ErrOrStderr(), "%s is not there any more\n", key)
 			}
 			if page.Next != "" {
 				fmt.Fprintf(c.ErrOrStderr(), "there may be more: --cursor %s\n", page.Next)

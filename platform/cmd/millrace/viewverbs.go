@@ -268,8 +268,9 @@ func viewVerifyCommand() *cobra.Command {
 		if fresh {
 			other = "a fresh fold"
 		}
-		r.add(i, a, "%s: %s and %s, at %s", args[0], a.A, other, a.Applied)
+		r.add(i, a, "%s: %s, which answers queries, and %s", args[0], a.A, other)
 		if r.o == "text" {
+			fmt.Fprintf(c.ErrOrStderr(), "both at %s\n", a.Applied)
 			writeVerified(c, &a, other)
 		}
 		if !a.Equal {
@@ -394,12 +395,15 @@ func viewDropCommand() *cobra.Command {
 			return err
 		}
 		n := slices.IndexFunc(v.Builds, func(b projection.BuildStatus) bool { return b.ID == args[1] })
-		text := fmt.Sprintf("%s: build %s is removed", r.at(i, args[0]), args[1])
-		if n >= 0 {
-			text += fmt.Sprintf(" (%s, %s, %s)", role(&v, &v.Builds[n]), v.Builds[n].State, size(v.Builds[n].Bytes))
-			if args[1] == v.Previous {
-				text += "; there is nothing to roll back to any more"
-			}
+		switch {
+		case n < 0:
+			return projection.ErrBuildNotFound.Because("view %s, build %s", args[0], args[1]).WithFix("millrace view describe %s lists them", args[0])
+		case args[1] == v.Live:
+			return projection.ErrBuild.Because("build %s of %s answers queries", args[1], args[0]).WithFix("switch to another one first: millrace view switch %s", args[0])
+		}
+		text := fmt.Sprintf("%s: build %s is removed (%s, %s, %s)", r.at(i, args[0]), args[1], role(&v, &v.Builds[n]), v.Builds[n].State, size(v.Builds[n].Bytes))
+		if args[1] == v.Previous {
+			text += "; there is nothing to roll back to any more"
 		}
 		if agreed, err := p.agreed(c, text); err != nil || !agreed {
 			return err

@@ -209,6 +209,9 @@ func viewWatchCommand() *cobra.Command {
 			}
 			seen := 0
 			err = w.run(c.Context(), func(u watched) error {
+				if len(args) > 1 && u.Event == "state" && len(u.Rows) == 0 {
+					u.Gone = []string{args[1]} // it is not there yet, or not any more
+				}
 				if err := writeWatched(c, o, &u, seen > 0); err != nil {
 					return err
 				}
