@@ -318,7 +318,9 @@ func (ts topics) open(ctx context.Context, from []eventlog.Cursor) (source, erro
 	return all, nil
 }
 
-func (ts topics) Ends(ctx context.Context, t eventlog.Topic) ([]int64, error) { return ts[t.Name].Ends(ctx, t) }
+func (ts topics) Ends(ctx context.Context, t eventlog.Topic) ([]int64, error) {
+	return ts[t.Name].Ends(ctx, t)
+}
 
 func (ts topics) EndsAt(ctx context.Context, t eventlog.Topic, at time.Time) ([]int64, error) {
 	return ts[t.Name].EndsAt(ctx, t, at)

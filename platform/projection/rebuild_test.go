@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -220,34 +219,13 @@ func TestKill(t *testing.T) {
 		return
 	}
 	rnd := seed(t)
-	kills := 10
-	if testing.Short() {
-		kills = 3
-	}
 	const events = 60_000
 	logSeed := rnd.Uint64()
 	dir := filepath.Join(t.TempDir(), "db")
 	log := killLog(logSeed, events)
 	killed := 0
-	for killed < kills {
-		cmd := exec.Command(os.Args[0], "-test.run=^TestKill$", "-test.v")
-		cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %d %d", killEnv, dir, logSeed, events))
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		// The child says when it has opened the store; from then on any moment will do.
-		buf := make([]byte, 1)
-		var said strings.Builder
-		for !strings.Contains(said.String(), "opened\n") {
-			if _, err := out.Read(buf); err != nil {
-				t.Fatalf("the child ended: %s", said.String())
-			}
-			said.Write(buf)
-		}
+	for killed < *kills {
+		cmd := victim(t, dir, logSeed, events)
 		timer := time.NewTimer(time.Duration(rnd.IntN(150_000)) * time.Microsecond)
 		<-timer.C
 		if err := cmd.Process.Kill(); err != nil {
