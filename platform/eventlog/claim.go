@@ -50,26 +50,38 @@ func (o *Owner) take(ctx context.Context) error {
 		return ErrUnreachable.Because("no broker leads %s", o.tp).Wrap(err)
 	}
 	o.leader = leader
-	pid, epoch, err := o.client.initProducerID(ctx, o.txn, -1, -1)
-	if err != nil {
-		return ErrUnreachable.Because("no producer id for %s", o.txn).
-			WithFix("check that the transaction coordinator is up, and that the principal of Millrace may WRITE the transactional id").Wrap(err)
+	if err := o.identify(ctx); err != nil {
+		return err
 	}
-	o.mu.Lock()
-	o.pid, o.epoch, o.renewed = pid, epoch, time.Now()
-	o.mu.Unlock()
-
 	// Another producer id in the log, of an owner before the coordinator forgot the transactional id, is not fenced by this epoch.
 	// It is shut out before the claim, so that what it wrote until then is still under its own claim for every reader, and looked
 	// for once more after it, in case somebody claimed in between.
-	if err := o.shutOut(ctx, -1); err != nil {
+	others, err := o.others(ctx, -1)
+	for err == nil && len(others) > 0 {
+		// A producer id that the coordinator still has must never be shut out: nobody could claim the partition under it any more. Which one
+		// it has may have changed since it was asked. Ids are given once: what it does not have after it was seen here it never has again.
+		before := o.pid
+		if err = o.identify(ctx); err == nil && o.pid == before {
+			err = o.shutOut(ctx, others)
+			break
+		}
+		if err == nil {
+			others, err = o.others(ctx, -1)
+		}
+	}
+	if err != nil {
 		return err
 	}
 	if o.claim, err = o.write(ctx, MarkClaim); err != nil {
 		return err
 	}
-	if err := o.shutOut(ctx, o.claim); err != nil {
+	if others, err = o.others(ctx, o.claim); err != nil {
 		return err
+	}
+	if len(others) > 0 {
+		if err := o.shutOutLate(ctx, others); err != nil {
+			return err
+		}
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -104,16 +116,54 @@ func (o *Owner) write(ctx context.Context, kind MarkKind) (int64, error) {
 	return o.await(ctx, a, func() func() { return o.dispatch(a) })
 }
 
-// shutOut writes a closing batch for every producer id but the own one that wrote since the last mark before an offset, -1 = the end.
-func (o *Owner) shutOut(ctx context.Context, before int64) error {
+// identify has the coordinator say which producer id the partition's transactional id has, with an epoch that nobody has had.
+func (o *Owner) identify(ctx context.Context) error {
+	pid, epoch, err := o.client.initProducerID(ctx, o.txn, -1, -1)
+	if err != nil {
+		return ErrUnreachable.Because("no producer id for %s", o.txn).
+			WithFix("check that the transaction coordinator is up, and that the principal of Millrace may WRITE the transactional id").Wrap(err)
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.pid, o.epoch, o.renewed = pid, epoch, time.Now()
+	return nil
+}
+
+// others returns the producer ids but the own one that wrote since the last mark before an offset, -1 = the end.
+func (o *Owner) others(ctx context.Context, before int64) ([]int64, error) {
 	pids, err := o.writersBefore(ctx, before)
 	if err != nil {
-		return ErrRead.Because("the end of %s cannot be read", o.tp).Wrap(err)
+		return nil, ErrRead.Because("the end of %s cannot be read", o.tp).Wrap(err)
 	}
+	return slices.DeleteFunc(pids, func(pid int64) bool { return pid == o.pid }), nil
+}
+
+// shutOutLate shuts out producer ids that claimed between the first look and the own claim, unless the coordinator has one of them by now:
+// then the own claim is the one that is deposed. What such an owner writes until it is shut out is after this claim: readers drop it, and it
+// is told so by the offset.
+func (o *Owner) shutOutLate(ctx context.Context, pids []int64) error {
+	pid, epoch, err := o.client.initProducerID(ctx, o.txn, o.pid, o.epoch)
+	switch {
+	case errors.Is(err, kerr.ProducerFenced), errors.Is(err, kerr.InvalidProducerEpoch), errors.Is(err, kerr.InvalidProducerIDMapping):
+		return ErrFenced.Because("%s was claimed by another owner meanwhile", o.tp).Wrap(err)
+	case err != nil:
+		return ErrUnreachable.Because("no producer id for %s", o.txn).Wrap(err)
+	case pid != o.pid:
+		return ErrFenced.Because("the coordinator has given %s another producer id meanwhile", o.tp)
+	}
+	o.mu.Lock()
+	o.epoch, o.sequence, o.renewed = epoch, 0, time.Now()
+	o.mu.Unlock()
+	if err := o.shutOut(ctx, pids); err != nil {
+		return err
+	}
+	_, err = o.write(ctx, MarkBarrier) // begins the new epoch
+	return err
+}
+
+// shutOut writes a closing batch for each of the producer ids.
+func (o *Owner) shutOut(ctx context.Context, pids []int64) error {
 	for _, pid := range pids {
-		if pid == o.pid {
-			continue
-		}
 		a, err := o.markAttempt(MarkClose)
 		if err != nil {
 			return err
