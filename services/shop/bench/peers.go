@@ -16,16 +16,23 @@ type contender struct {
 	name    string
 	command func(ctx context.Context, id, dir string, forget bool) *exec.Cmd
 	ours    bool
+	plain   bool // it reads the records without headers, and only its rate and its memory count
 	visible bool // whether it is measured how long an event takes until a query shows it
 
 	rate  []float64 // events per second, from the start of the process until all is folded and on the disk or committed
-	bare  []float64 // the same, from the first record that it read to the last one it folded
+	inner []float64 // the same, from the first record that it read to the last one it folded
 	work  []float64 // CPU time of an event, in µs
 	peak  []float64 // resident memory at its highest, in MB
 	took  []float64 // seconds until it is ready, from nothing
 	again []float64 // and with its log or changelog, but without any local state
 	half  []float64 // append → visible, in ms
 	tail  []float64
+}
+
+// contenders are all of them.
+type contenders struct {
+	ours, alo, eos, goka          *contender
+	aloPlain, eosPlain, gokaPlain *contender
 }
 
 // javaFlags are those with which Kafka Streams was quickest on two cores; see docs/benchmarks.md.
@@ -61,11 +68,11 @@ func (p *plan) peersOn(ctx context.Context, kafka string) (rows []row, err error
 		return nil, err
 	}
 	binary := func(name string) string { return filepath.Join(filepath.Dir(p.shop), "peers", name) }
-	streams := func(guarantee string) func(context.Context, string, string, bool) *exec.Cmd {
+	streams := func(topic, guarantee string) func(context.Context, string, string, bool) *exec.Cmd {
 		return func(ctx context.Context, id, dir string, forget bool) *exec.Cmd {
 			args := append([]string{}, javaFlags...)
 			args = append(args, "-cp", binary("streams/classes")+":"+binary("streams/libs/*"), "peer.Main",
-				"--brokers", kafka, "--topic", l.topic.Name, "--schema", strconv.Itoa(int(l.schema)), "--id", id, "--dir", dir,
+				"--brokers", kafka, "--topic", topic, "--schema", strconv.Itoa(int(l.schema)), "--id", id, "--dir", dir,
 				"--guarantee", guarantee, "--threads", "2", "--forget", strconv.FormatBool(forget))
 			for k, v := range streamsSettings {
 				args = append(args, "--set", k+"="+v)
@@ -76,13 +83,22 @@ func (p *plan) peersOn(ctx context.Context, kafka string) (rows []row, err error
 	ours := &contender{name: "millrace", ours: true, visible: true, command: func(ctx context.Context, _, dir string, _ bool) *exec.Cmd {
 		return exec.CommandContext(ctx, binary("projector"), "-brokers", kafka, "-registry", url, "-dir", dir) //nolint:gosec // the binary under test
 	}}
-	alo := &contender{name: "at-least-once", command: streams("at_least_once")}
-	eos := &contender{name: "exactly-once", visible: true, command: streams("exactly_once_v2")}
-	goka := &contender{name: "goka", command: func(ctx context.Context, id, dir string, forget bool) *exec.Cmd {
-		return exec.CommandContext(ctx, binary("goka"), "-brokers", kafka, "-topic", l.topic.Name, "-schema", strconv.Itoa(int(l.schema)), //nolint:gosec // the peer
-			"-id", id, "-dir", dir, "-forget="+strconv.FormatBool(forget))
-	}}
-	all := []*contender{ours, alo, eos, goka}
+	goka := func(topic string) func(context.Context, string, string, bool) *exec.Cmd {
+		return func(ctx context.Context, id, dir string, forget bool) *exec.Cmd {
+			return exec.CommandContext(ctx, binary("goka"), "-brokers", kafka, "-topic", topic, "-schema", strconv.Itoa(int(l.schema)), //nolint:gosec // the peer
+				"-id", id, "-dir", dir, "-forget="+strconv.FormatBool(forget))
+		}
+	}
+	c := contenders{
+		ours:      ours,
+		alo:       &contender{name: "at-least-once", command: streams(l.topic.Name, "at_least_once")},
+		eos:       &contender{name: "exactly-once", visible: true, command: streams(l.topic.Name, "exactly_once_v2")},
+		goka:      &contender{name: "goka", command: goka(l.topic.Name)},
+		aloPlain:  &contender{name: "at-least-once-plain", plain: true, command: streams(l.plain.Name, "at_least_once")},
+		eosPlain:  &contender{name: "exactly-once-plain", plain: true, command: streams(l.plain.Name, "exactly_once_v2")},
+		gokaPlain: &contender{name: "goka-plain", plain: true, command: goka(l.plain.Name)},
+	}
+	all := []*contender{c.ours, c.alo, c.eos, c.goka, c.aloPlain, c.eosPlain, c.gokaPlain}
 	broker, err := p.brokerPID()
 	if err != nil {
 		return nil, err
@@ -95,7 +111,7 @@ func (p *plan) peersOn(ctx context.Context, kafka string) (rows []row, err error
 			}
 		}
 	}
-	return peerRows(ours, alo, eos, goka), nil
+	return c.rows(), nil
 }
 
 // contend measures one contender once.
@@ -105,12 +121,15 @@ func (p *plan) contend(ctx context.Context, c *contender, l *ledger, run, broker
 	if err := rest(ctx, broker); err != nil {
 		return err
 	}
-	d, err := ready(ctx, c.command(ctx, id, dir, false))
+	d, err := ready(ctx, c.command(ctx, id, dir, c.plain))
 	if err != nil {
 		return err
 	}
 	err = func() error {
-		events := float64(l.events)
+		events, want := float64(l.events), l.sums
+		if c.plain {
+			events, want = float64(l.filledEvents), l.filledSums
+		}
 		used, err1 := cpu(d.pid())
 		mb, err2 := d.resident("VmHWM")
 		if err := errors.Join(err1, err2); err != nil {
@@ -126,10 +145,10 @@ func (p *plan) contend(ctx context.Context, c *contender, l *ledger, run, broker
 			if err := errors.Join(err1, err2); err != nil {
 				return err
 			}
-			c.bare = append(c.bare, events*1000/float64(last-first))
+			c.inner = append(c.inner, events*1000/float64(last-first))
 		}
 		rows := newCounter(d, c.ours)
-		if err := rows.agrees(ctx, l); err != nil {
+		if err := rows.agrees(ctx, want); err != nil {
 			return err
 		}
 		if !c.visible {
@@ -145,10 +164,13 @@ func (p *plan) contend(ctx context.Context, c *contender, l *ledger, run, broker
 		}
 		c.half = append(c.half, percentile(took, 0.5))
 		c.tail = append(c.tail, percentile(took, 0.99))
-		return rows.agrees(ctx, l)
+		return rows.agrees(ctx, want)
 	}()
 	if err := errors.Join(err, d.stop(), os.RemoveAll(dir)); err != nil {
 		return err
+	}
+	if c.plain {
+		return nil
 	}
 	if c.ours {
 		// It has nothing but the log: it was without any local state when it began.
@@ -162,7 +184,7 @@ func (p *plan) contend(ctx context.Context, c *contender, l *ledger, run, broker
 		return err
 	}
 	c.again = append(c.again, d.took.Seconds())
-	return errors.Join(newCounter(d, false).agrees(ctx, l), d.stop(), os.RemoveAll(dir))
+	return errors.Join(newCounter(d, false).agrees(ctx, l.sums), d.stop(), os.RemoveAll(dir))
 }
 
 // rest waits until the broker has nothing left to do.
@@ -170,7 +192,8 @@ func rest(ctx context.Context, broker int) error {
 	return settle(ctx, &process{cmd: &exec.Cmd{Process: &os.Process{Pid: broker}}})
 }
 
-func peerRows(ours, alo, eos, goka *contender) []row {
+func (c contenders) rows() []row {
+	ours, alo, eos, goka := c.ours, c.alo, c.eos, c.goka
 	const streams = "Kafka Streams, "
 	rate := perSecond("events")
 	least := make([]float64, len(alo.peak))
@@ -185,9 +208,12 @@ func peerRows(ours, alo, eos, goka *contender) []row {
 		{what: "– ours / " + streams + "at_least_once", reach: "≥ 5 ×", reached: atLeast(5), show: ratio, values: quotients(ours.rate, alo.rate)},
 		{what: "– ours / " + streams + "exactly_once_v2", reach: "≥ 8 ×", reached: atLeast(8), show: ratio, values: quotients(ours.rate, eos.rate)},
 		{what: "– ours / goka", reach: "≥ 8 ×", reached: atLeast(8), show: ratio, values: quotients(ours.rate, goka.rate)},
-		{what: "– " + streams + "at_least_once, without its start and its commit at the end", show: rate, values: alo.bare},
-		{what: "– " + streams + "exactly_once_v2, without them", show: rate, values: eos.bare},
-		{what: "– goka, without them", show: rate, values: goka.bare},
+		{what: "– " + streams + "at_least_once, without its start and its commit at the end", show: rate, values: alo.inner},
+		{what: "– " + streams + "exactly_once_v2, without them", show: rate, values: eos.inner},
+		{what: "– goka, without them", show: rate, values: goka.inner},
+		{what: "– " + streams + "at_least_once, records without headers", show: rate, values: c.aloPlain.rate},
+		{what: "– " + streams + "exactly_once_v2, records without headers", show: rate, values: c.eosPlain.rate},
+		{what: "– goka, records without headers", show: rate, values: c.gokaPlain.rate},
 		{what: "– CPU time for each event, ours", show: microseconds, values: ours.work},
 		{what: "– " + streams + "at_least_once", show: microseconds, values: alo.work},
 		{what: "– " + streams + "exactly_once_v2", show: microseconds, values: eos.work},
@@ -196,7 +222,8 @@ func peerRows(ours, alo, eos, goka *contender) []row {
 		{what: "– " + streams + "at_least_once", show: megabytes, values: alo.peak},
 		{what: "– " + streams + "exactly_once_v2", show: megabytes, values: eos.peak},
 		{what: "– goka", show: megabytes, values: goka.peak},
-		{what: "– ours / the smaller one of Kafka Streams", reach: "≤ 0.5 ×", reached: atMost(0.5), show: ratio, values: quotients(ours.peak, least)},
+		{what: "– " + streams + "at_least_once, records without headers", show: megabytes, values: c.aloPlain.peak},
+		{what: "– ours / the smaller one of Kafka Streams, same records", reach: "≤ 0.5 ×", reached: atMost(0.5), show: ratio, values: quotients(ours.peak, least)},
 		{what: "ready again without local state, from the log", show: seconds, values: ours.again},
 		{what: "– goka, from its table", show: seconds, values: goka.again},
 		{what: "– ours / goka", reach: "≤ 0.6 ×", reached: atMost(0.6), show: ratio, values: quotients(ours.again, goka.again)},

@@ -43,14 +43,14 @@ func TestCounterWaits(t *testing.T) {
 
 // TestCounterAgrees shows that a contender that counts wrongly is not measured.
 func TestCounterAgrees(t *testing.T) {
-	l := &ledger{sums: make([]amounts.Sum, ledgerKeys)}
+	want := make([]amounts.Sum, ledgerKeys)
 	c, _, _ := counted(t, false)
-	if err := c.agrees(t.Context(), l); err == nil || !strings.Contains(err.Error(), "k-000000") {
+	if err := c.agrees(t.Context(), want); err == nil || !strings.Contains(err.Error(), "k-000000") {
 		t.Errorf("a row that should not be there gave %v", err)
 	}
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"count":0,"sum":0}`) }))
 	defer s.Close()
-	if err := (&counter{url: s.URL + "/count/", client: s.Client()}).agrees(t.Context(), l); err != nil {
+	if err := (&counter{url: s.URL + "/count/", client: s.Client()}).agrees(t.Context(), want); err != nil {
 		t.Error(err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"time"
 
@@ -16,18 +17,26 @@ import (
 	"github.com/millrace/millrace/services/shop/bench/peers/amounts"
 )
 
-// A ledger writes the events that are counted and summed, as the owner of their topic, and knows what must come out.
+// A ledger writes the events that are counted and summed, as the owner of their topic, and knows what must come out. What it is filled
+// with is in a second topic, too, without the headers that events of Millrace have.
 type ledger struct {
 	log     *eventlog.Client
 	topic   eventlog.Topic
+	plain   eventlog.Topic
+	codec   *contract.Codec[amounts.Event]
 	binding *eventlog.Events[amounts.Event]
 	parts   []writer
+	plains  []writer
 	schema  uint32 // the number that the events' schema has in the registry
 	random  *rand.Rand
 	begin   time.Time
 	padding []byte
-	events  int
-	sums    []amounts.Sum // by key
+	frame   []byte
+
+	events       int
+	sums         []amounts.Sum // by key
+	filledEvents int           // the same of what both topics have
+	filledSums   []amounts.Sum
 }
 
 const (
@@ -54,8 +63,9 @@ func openLedger(ctx context.Context, kafka, registryURL string) (l *ledger, err 
 			return nil, err
 		}
 	}
-	topic, err := log.EnsureTopic(ctx, eventlog.TopicSpec{Name: amounts.Topic, Partitions: amounts.Partitions})
-	if err != nil {
+	topic, err1 := log.EnsureTopic(ctx, eventlog.TopicSpec{Name: amounts.Topic, Partitions: amounts.Partitions})
+	plain, err2 := log.EnsureTopic(ctx, eventlog.TopicSpec{Name: amounts.Topic + ".plain", Partitions: amounts.Partitions})
+	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
 	}
 	codec, err := contract.Bind(ctx, amounts.Contract, contracts)
@@ -67,7 +77,7 @@ func openLedger(ctx context.Context, kafka, registryURL string) (l *ledger, err 
 		return nil, err
 	}
 	l = &ledger{
-		log: log, topic: topic, binding: eventlog.NewEvents(codec, "/bench/amounts"), parts: make([]writer, topic.Partitions),
+		log: log, topic: topic, plain: plain, codec: codec, binding: eventlog.NewEvents(codec, "/bench/amounts"),
 		random: rand.New(rand.NewPCG(1, 2)), begin: time.Date(1997, 1, 1, 0, 0, 0, 0, time.UTC), //nolint:gosec // the same events every time
 		padding: make([]byte, ledgerPadding), sums: make([]amounts.Sum, ledgerKeys),
 	}
@@ -79,22 +89,27 @@ func openLedger(ctx context.Context, kafka, registryURL string) (l *ledger, err 
 		return nil, err
 	}
 	l.schema = binary.BigEndian.Uint32(frame[1:])
-	for n := range l.parts {
-		owner, err := log.Claim(ctx, topic, int32(n), eventlog.Identity{Instance: "bench", Address: "127.0.0.1:1"}, marks) //nolint:gosec // few partitions
+	if l.parts, err = claimAll(ctx, log, topic, marks); err != nil {
+		return nil, err
+	}
+	l.plains, err = claimAll(ctx, log, plain, eventlog.NoopMarks)
+	return l, err
+}
+
+func claimAll(ctx context.Context, log *eventlog.Client, t eventlog.Topic, m eventlog.Marks) ([]writer, error) {
+	parts := make([]writer, t.Partitions)
+	for n := range parts {
+		owner, err := log.Claim(ctx, t, int32(n), eventlog.Identity{Instance: "bench", Address: "127.0.0.1:1"}, m) //nolint:gosec // few partitions
 		if err != nil {
 			return nil, err
 		}
-		l.parts[n] = writer{owner: owner, batch: eventlog.NewBatch(900 << 10), spare: eventlog.NewBatch(900 << 10), done: make(chan error, 1)}
+		parts[n] = writer{owner: owner, batch: eventlog.NewBatch(900 << 10), spare: eventlog.NewBatch(900 << 10), done: make(chan error, 1)}
 	}
-	return l, nil
+	return parts, nil
 }
 
-func (l *ledger) close() {
-	for n := range l.parts {
-		l.parts[n].owner.Release()
-	}
-	l.log.Close()
-}
+// close gives up the partitions.
+func (l *ledger) close() { l.log.Close() }
 
 func ledgerKey(n int) string { return fmt.Sprintf("k-%06d", n) }
 
@@ -116,25 +131,38 @@ func (l *ledger) part(env es.Envelope[amounts.Event]) int32 {
 	return eventlog.PartitionOf(env.Stream, l.topic.Partitions)
 }
 
-// fill appends so many events.
-func (l *ledger) fill(ctx context.Context, events int) error {
+// fill appends so many events to both topics. It is for the beginning.
+func (l *ledger) fill(ctx context.Context, events int) (err error) {
 	for range events {
 		env := l.next()
-		w := &l.parts[l.part(env)]
-		err := l.binding.Add(w.batch, env)
-		if errors.Is(err, eventlog.ErrBatchFull) {
-			if err = w.send(ctx); err == nil {
-				err = l.binding.Add(w.batch, env)
+		if l.frame, err = l.codec.Append(l.frame[:0], env.Event); err != nil {
+			return err
+		}
+		n := l.part(env)
+		err1 := l.parts[n].put(ctx, func(b *eventlog.Batch) error { return l.binding.AddFrame(b, &env, l.frame) })
+		err2 := l.plains[n].put(ctx, func(b *eventlog.Batch) error { return b.Add([]byte(env.Stream), l.frame, nil) })
+		if err := errors.Join(err1, err2); err != nil {
+			return err
+		}
+	}
+	for _, parts := range [][]writer{l.parts, l.plains} {
+		for n := range parts {
+			if err := errors.Join(parts[n].send(ctx), parts[n].wait(ctx)); err != nil {
+				return err
 			}
 		}
-		if err != nil {
-			return err
-		}
 	}
-	for n := range l.parts {
-		if err := errors.Join(l.parts[n].send(ctx), l.parts[n].wait(ctx)); err != nil {
-			return err
-		}
-	}
+	l.filledEvents, l.filledSums = l.events, slices.Clone(l.sums)
 	return nil
+}
+
+// put adds to the batch, and sends it before if it is full.
+func (w *writer) put(ctx context.Context, add func(*eventlog.Batch) error) error {
+	err := add(w.batch)
+	if errors.Is(err, eventlog.ErrBatchFull) {
+		if err = w.send(ctx); err == nil {
+			err = add(w.batch)
+		}
+	}
+	return err
 }

@@ -87,14 +87,14 @@ func (c *counter) shows(ctx context.Context, key string, position es.Position, c
 }
 
 // agrees compares some of the rows with what must come out: who is fast and wrong is worth nothing.
-func (c *counter) agrees(ctx context.Context, l *ledger) error {
-	for n := 0; n < ledgerKeys; n += ledgerKeys / 500 {
+func (c *counter) agrees(ctx context.Context, want []amounts.Sum) error {
+	for n := 0; n < len(want); n += len(want) / 500 {
 		got, err := c.get(ctx, ledgerKey(n), "")
 		if err != nil {
 			return err
 		}
-		if got != l.sums[n] {
-			return fmt.Errorf("%s%s answers %+v, want %+v", c.url, ledgerKey(n), got, l.sums[n])
+		if got != want[n] {
+			return fmt.Errorf("%s%s answers %+v, want %+v", c.url, ledgerKey(n), got, want[n])
 		}
 	}
 	return nil
