@@ -75,11 +75,12 @@ func (o *Owner) take(ctx context.Context) error {
 	if o.claim, err = o.write(ctx, MarkClaim); err != nil {
 		return err
 	}
-	if others, err = o.others(ctx, o.claim); err != nil {
+	late, err := o.others(ctx, o.claim)
+	if err != nil {
 		return err
 	}
-	if len(others) > 0 {
-		if err := o.shutOutLate(ctx, others); err != nil {
+	if late = slices.DeleteFunc(late, func(pid int64) bool { return slices.Contains(others, pid) }); len(late) > 0 {
+		if err := o.shutOutLate(ctx, late); err != nil {
 			return err
 		}
 	}
