@@ -52,6 +52,7 @@ type Config struct {
 	Production        bool          `key:"production" default:"false" usage:"refuse topics that could lose data: replication below 3, min.insync.replicas below 2, unclean election"`
 	CommandTimeout    time.Duration `key:"command.timeout" default:"5s" usage:"how long a command may take"`
 	QueryWaitMax      time.Duration `key:"query.wait.max" default:"2s" usage:"how long a query waits for Millrace-At-Least"`
+	ViewSwitch        string        `key:"view.switch" default:"auto" usage:"auto: a new version of a view answers queries as soon as it has caught up; manual: when millrace view switch says so"`
 	LogLevel          string        `key:"log.level" default:"warn" usage:"debug, info, warn or error"`
 	LogFormat         string        `key:"log.format" default:"text" usage:"text or json"`
 	ReadyFile         string        `key:"ready.file" usage:"file to write the addresses to, as JSON, once ready"`
@@ -277,6 +278,9 @@ func (c *Config) check() error {
 	}
 	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.LogLevel) {
 		return ErrConfig.Because("log.level: %q is not debug, info, warn or error", c.LogLevel)
+	}
+	if c.ViewSwitch != "auto" && c.ViewSwitch != "manual" {
+		return ErrConfig.Because("view.switch: %q is not auto or manual", c.ViewSwitch)
 	}
 	if c.LogFormat != "text" && c.LogFormat != "json" {
 		return ErrConfig.Because("log.format: %q is not text or json", c.LogFormat)

@@ -156,7 +156,7 @@ func (p Projector) contracts() []contract.Subject {
 func (p Projector) start(ctx context.Context, h *host) error {
 	engine, err := projection.New(projection.Config{
 		Log: h.log, Dir: filepath.Join(h.config.DataDir, p.Name, "read-models"), Logger: h.logger.With("role", p.Name), WaitMax: h.config.QueryWaitMax,
-		StoreOptions: store.Options{MemTable: memTable},
+		Manual: h.config.ViewSwitch == "manual", StoreOptions: store.Options{MemTable: memTable},
 	})
 	if err != nil {
 		return err
