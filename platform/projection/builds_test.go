@@ -257,6 +257,43 @@ func TestVerify(t *testing.T) {
 	}
 }
 
+// TestVerifySample folds some of the rows anew while events come in, and finds one that is wrong.
+func TestVerifySample(t *testing.T) {
+	r := newRig(t, 3)
+	rnd := rand.New(rand.NewPCG(4, 4))
+	history(rnd, r.log, 3000, 300)
+	r.start()
+	r.wait("orders", "customers")
+	sum := 0
+	for number := range uint64(4) {
+		report, err := r.p.VerifySample(t.Context(), "orders", 0.1, number, 0)
+		if err != nil || !report.Equal() || report.Rows < 5 || report.Rows > 80 {
+			t.Fatalf("%+v, %v", report, err)
+		}
+		sum += report.Rows
+		history(rnd, r.log, 100, 300)
+	}
+	if report, err := r.p.VerifySample(t.Context(), "customers", 1, 0, 0); err != nil || !report.Equal() || report.Rows < 150 {
+		t.Errorf("all rows: %+v, %v", report, err)
+	}
+	r.wait("orders")
+	g := r.p.byName["orders"].builds["v1-1"]
+	b := g.db.NewBatch()
+	row := storedRow{event: makeEventID("x"), values: []string{"", ""}, json: []byte(`{"id":"spoilt"}`)}
+	if err := errors.Join(b.Set(appendRowKey(nil, "o-00001"), row.appendBinary(nil)), b.Delete(appendRowKey(nil, "o-00002")), b.Commit()); err != nil {
+		t.Fatal(err)
+	}
+	r.log.add(0, change{Kind: "placed", Order: "o-z", Customer: "c", Amount: 1})
+	r.wait("orders")
+	report, err := r.p.VerifySample(t.Context(), "orders", 1, 0, 0)
+	if err != nil || report.Different != 1 || report.OnlyB != 1 || report.OnlyA != 0 || len(report.Samples) != 2 || report.Samples[0].Key != "o-00001" {
+		t.Errorf("%+v, %v", report, err)
+	}
+	if _, err := r.p.VerifySample(t.Context(), "orders", 1.5, 0, 0); !errors.Is(err, ErrBuild) {
+		t.Errorf("more than all: %v", err)
+	}
+}
+
 // TestUntil builds a view as of a position and as of a time: it stops there, and stays so over a restart.
 func TestUntil(t *testing.T) {
 	r := newRig(t, 2)

@@ -15,6 +15,8 @@ type code struct {
 	shape   shape
 	inputs  []input // in the order of shape.Topics
 	begin   func(g *generation) fold
+	// sample returns a sampler of the rows whose keys are to be kept.
+	sample func(keep func(key string) bool) sampler
 	// keys returns the keys of the rows that a decoded record changes.
 	keys func(run any) ([]string, error)
 }
@@ -36,6 +38,9 @@ func newCode[R, E any](v es.View[R, E]) *code {
 		c.shape.Indexes = append(c.shape.Indexes, s)
 	}
 	c.begin = func(g *generation) fold { return newFolding(g, v) }
+	c.sample = func(keep func(key string) bool) sampler {
+		return &sampling[R, E]{def: v, keep: keep, held: map[string]R{}}
+	}
 	c.keys = func(decoded any) (keys []string, err error) {
 		r := decoded.(*run[E])
 		if r.errs[0] != nil {

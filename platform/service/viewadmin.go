@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"encoding/json"
+	"math/rand/v2"
 	"net/http"
 	"slices"
 	"strings"
@@ -155,7 +156,9 @@ func (a *viewAdmin) rebuild(ctx context.Context, r *rest.Request) (*rest.Respons
 type verifyRequest struct {
 	Build string `json:"build,omitempty"` // compared with the one that answers queries; "" = the newest
 	Fresh bool   `json:"fresh,omitempty"` // compare with a fresh fold of the log instead
-	Rate  int    `json:"rate,omitempty"`  // of the fresh fold
+	Rate  int    `json:"rate,omitempty"`  // of the fresh fold, or of the sample
+	// Sample compares this part of the rows, 0 to 1, with a fold of their events in memory instead: it writes nothing.
+	Sample float64 `json:"sample,omitempty"`
 }
 
 // A verifyAnswer is a projection.Report with the rows that differ.
@@ -191,9 +194,12 @@ func (a *viewAdmin) verify(ctx context.Context, r *rest.Request) (*rest.Response
 	done := make(chan outcome, 1)
 	go func() {
 		var o outcome
-		if in.Fresh {
+		switch {
+		case in.Sample != 0:
+			o.report, o.err = e.VerifySample(ctx, name, in.Sample, rand.Uint64(), in.Rate)
+		case in.Fresh:
 			o.report, o.err = e.VerifyFresh(ctx, name, in.Rate)
-		} else {
+		default:
 			o.report, o.err = e.Verify(ctx, name, in.Build)
 		}
 		done <- o
