@@ -46,6 +46,8 @@ type BackupInfo struct {
 type BackupOptions struct {
 	// Describe returns the metadata of a backup, read from the snapshot that is backed up; nil = none.
 	Describe func(*Reader) (map[string]string, error)
+	// Each is called with each key that was written, which is valid until it returns; nil = it is not.
+	Each func(key []byte)
 	// BytesPerSecond bounds how fast is read; 0 = as fast as possible.
 	BytesPerSecond int64
 }
@@ -59,6 +61,11 @@ func (db *DB) Backup(ctx context.Context, w io.Writer, o BackupOptions) (BackupI
 		return BackupInfo{}, err
 	}
 	defer r.Close()
+	return r.Backup(ctx, w, o)
+}
+
+// Backup writes the snapshot, which NewReader made, as DB.Backup does.
+func (r *Reader) Backup(ctx context.Context, w io.Writer, o BackupOptions) (BackupInfo, error) {
 	header := BackupHeader{Created: time.Now().UTC().Truncate(time.Millisecond)}
 	id, err := r.identity()
 	if err != nil {
@@ -77,12 +84,12 @@ func (db *DB) Backup(ctx context.Context, w io.Writer, o BackupOptions) (BackupI
 	if len(text) > maxBackupHeader {
 		return BackupInfo{}, ErrBackupFailed.Because("its metadata is larger than %d bytes", maxBackupHeader)
 	}
-	info, err := r.dump(ctx, w, text, pace{rate: o.BytesPerSecond})
+	info, err := r.dump(ctx, w, text, o)
 	if err != nil {
 		return BackupInfo{}, err
 	}
 	// What is read after a failed write may never have reached the disk.
-	if err := db.Err(); err != nil {
+	if err := r.db.Err(); err != nil {
 		return BackupInfo{}, err
 	}
 	info.BackupHeader = header
@@ -122,8 +129,9 @@ func (db *DB) BackupFile(ctx context.Context, path string, o BackupOptions) (inf
 }
 
 // dump writes the snapshot as a backup with this header.
-func (r *Reader) dump(ctx context.Context, w io.Writer, header []byte, p pace) (info BackupInfo, err error) {
+func (r *Reader) dump(ctx context.Context, w io.Writer, header []byte, o BackupOptions) (info BackupInfo, err error) {
 	defer caught(&err)()
+	p := pace{rate: o.BytesPerSecond}
 	sum := sha256.New()
 	count := &counter{w: w}
 	out := bufio.NewWriterSize(io.MultiWriter(count, sum), 256<<10)
@@ -156,6 +164,9 @@ func (r *Reader) dump(ctx context.Context, w io.Writer, header []byte, p pace) (
 			return BackupInfo{}, ErrBackupFailed.Wrap(err)
 		}
 		keys++
+		if o.Each != nil {
+			o.Each(key)
+		}
 		if unpaid += int64(len(buf)); unpaid >= 64<<10 {
 			if err := p.spend(ctx, unpaid); err != nil {
 				return BackupInfo{}, err

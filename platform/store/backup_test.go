@@ -61,7 +61,8 @@ func TestBackup(t *testing.T) {
 	m := &model{workload: w}
 	for i := range backups {
 		path := filepath.Join(tmp, fmt.Sprint(i))
-		info, err := db.BackupFile(t.Context(), path, BackupOptions{Describe: describe})
+		each := int64(0)
+		info, err := db.BackupFile(t.Context(), path, BackupOptions{Describe: describe, Each: func([]byte) { each++ }})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -82,8 +83,20 @@ func TestBackup(t *testing.T) {
 		if err != nil || strconv.Itoa(position) != info.Metadata["position"] {
 			t.Errorf("backup %d: position %d, want %v, %v", i, position, info.Metadata, err)
 		}
-		if got := len(rows(t, restored)); int64(got) != info.Keys {
-			t.Errorf("%d keys, want %d", got, info.Keys)
+		if got := len(rows(t, restored)); int64(got) != info.Keys || each != info.Keys {
+			t.Errorf("%d keys, told of %d, want %d", got, each, info.Keys)
+		}
+		all := map[string]string{}
+		_, err = ReadBackup(t.Context(), path, func(key, value []byte) error {
+			all[string(key)] = string(value)
+			return nil
+		})
+		if err != nil || !maps.Equal(all, rows(t, restored)) {
+			t.Errorf("read: %d pairs, %v", len(all), err)
+		}
+		enough := errors.New("enough")
+		if _, err := ReadBackup(t.Context(), path, func(_, _ []byte) error { return enough }); !errors.Is(err, enough) {
+			t.Errorf("read in part: %v", err)
 		}
 		// It is a store like any other.
 		if err := w.run(restored, position, position+2); err != nil {

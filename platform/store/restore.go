@@ -90,7 +90,7 @@ func build(ctx context.Context, path, dir string, o Options) (info BackupInfo, i
 		if id, err = r.identity(); err != nil {
 			return err
 		}
-		got, err := r.dump(ctx, io.Discard, b.header, pace{})
+		got, err := r.dump(ctx, io.Discard, b.header, BackupOptions{})
 		if err != nil {
 			return err
 		}

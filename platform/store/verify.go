@@ -17,6 +17,12 @@ import (
 // VerifyBackup reads the backup in the file path as a whole, checks all its checksums and says what is in it, or returns ErrBackup, which
 // says what is wrong, or the error of ctx.
 func VerifyBackup(ctx context.Context, path string) (BackupInfo, error) {
+	return ReadBackup(ctx, path, nil)
+}
+
+// ReadBackup is VerifyBackup that calls each, unless it is nil, with each key and its value, in the order of the keys; both are valid until
+// it returns. An error of it ends ReadBackup, which returns it. Only after ReadBackup has returned nil are they known to be a backup's.
+func ReadBackup(ctx context.Context, path string, each func(key, value []byte) error) (BackupInfo, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return BackupInfo{}, ErrBackup.Because("%s", path).WithFix("name a file that this user may read").Wrap(err)
@@ -27,13 +33,19 @@ func VerifyBackup(ctx context.Context, path string) (BackupInfo, error) {
 		return BackupInfo{}, wrongBackup(path, err)
 	}
 	for {
-		switch _, _, err := b.next(); {
+		key, stored, err := b.next()
+		switch {
 		case errors.Is(err, io.EOF):
 			return b.info, nil
 		case err != nil:
 			return BackupInfo{}, wrongBackup(path, err)
 		case ctx.Err() != nil:
 			return BackupInfo{}, ctx.Err()
+		case each == nil:
+			continue
+		}
+		if err := each(key, stored[valueHeader:]); err != nil { // next has checked it
+			return BackupInfo{}, err
 		}
 	}
 }
