@@ -117,11 +117,11 @@ func (s *Server) stream(c echo.Context, status int, send func(context.Context, *
 		return
 	}
 	w.WriteHeader(status)
-	if r.Method == http.MethodHead {
-		return
-	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
+	if r.Method == http.MethodHead {
+		cancel() // send is called all the same: it may hold something that it lets go at its end
+	}
 	go func() {
 		select {
 		case <-s.draining:
@@ -129,7 +129,7 @@ func (s *Server) stream(c echo.Context, status int, send func(context.Context, *
 		case <-ctx.Done():
 		}
 	}()
-	if err := send(ctx, &Stream{w: w, rc: rc}); err != nil {
+	if err := send(ctx, &Stream{w: w, rc: rc}); err != nil && r.Method != http.MethodHead {
 		if ctx.Err() == nil {
 			s.o.Logger.Error("a stream failed", "route", c.Path(), "error", err.Error())
 		}

@@ -14,7 +14,8 @@ type Response struct {
 	Body        []byte      // the whole body; not kept after it is sent
 	ContentType string      // "" = application/json
 	// Stream, if set, is called after the header is sent and writes the body piece by piece; Body is ignored. Its context ends when
-	// the client is gone or the server drains; it then returns nil. An error cuts the connection, so that the client notices.
+	// the client is gone or the server drains, or has ended for HEAD; it then returns nil. An error cuts the connection, so that the client
+	// notices.
 	Stream func(ctx context.Context, w *Stream) error
 
 	err error

@@ -509,6 +509,31 @@ func TestStreamThatFailsIsCutOff(t *testing.T) {
 	}
 }
 
+// TestHeadEndsStream: what a stream holds is let go after HEAD, too, to which it adds nothing.
+func TestHeadEndsStream(t *testing.T) {
+	s := NewServer(Options{})
+	released := make(chan error, 1)
+	s.Handle("GET", "/stream", func(context.Context, *Request) (*Response, error) {
+		return &Response{Stream: func(ctx context.Context, w *Stream) error {
+			fmt.Fprint(w, "row")
+			released <- ctx.Err()
+			return nil
+		}}, nil
+	})
+	base, _ := serve(t, s)
+	resp, err := http.Head(base + "/stream")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if body, err := io.ReadAll(resp.Body); resp.StatusCode != http.StatusOK || len(body) > 0 || err != nil {
+		t.Errorf("%s, %q, %v", resp.Status, body, err)
+	}
+	if err := <-released; !errors.Is(err, context.Canceled) {
+		t.Errorf("its context: %v, want one that has ended", err)
+	}
+}
+
 // Connections over the limit wait instead of failing, and get their turn.
 func TestConnectionLimit(t *testing.T) {
 	s := NewServer(Options{MaxConnections: 1})
