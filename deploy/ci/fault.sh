@@ -32,8 +32,8 @@ left=$schedules next=$seed
 : >"$run/sums"
 while ((left > 0)); do
   n=$((left < 500 ? left : 500))
-  "$run/sim.test" -test.run '^TestSchedules$' -test.v -test.timeout 30m -sim.seed "$next" -sim.n "$n" >"$run/sim.log" 2>&1 || { grep -v '^=== ' "$run/sim.log" | tail -100 >&2; exit 1; }
-  grep -o '^ *|.*|$' "$run/sim.log" | grep -v -- '---\|how often' >>"$run/sums"
+  "$run/sim.test" -test.run '^TestSchedules$' -test.v -test.timeout 30m -sim.seed "$next" -sim.n "$n" >"$run/sim.log" 2>&1 || { grep -a -v '^=== ' "$run/sim.log" | tail -100 >&2; exit 1; }
+  grep -a -o '^ *|.*|$' "$run/sim.log" | grep -v -- '---\|how often' >>"$run/sums"
   left=$((left - n)) next=$((next + n))
 done
 deploy/ci/fault-sums.awk "$run/sums"
