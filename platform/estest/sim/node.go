@@ -148,6 +148,8 @@ func (n *node) kill(wipe bool) error {
 		}
 	})
 	if wipe {
+		// One that was just opening its store would write into the directory of the next.
+		<-l.done
 		err = errors.Join(err, os.RemoveAll(n.dir))
 	}
 	return err
