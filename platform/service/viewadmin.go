@@ -18,6 +18,7 @@ import (
 // A viewAdmin operates the views of a process, on its admin address:
 //
 //	GET    /v1/views[/<view>]                     how they are
+//	GET    /v1/views/<view>/end                   the positions at which the log ends now, for those who wait until the view has all of it
 //	POST   /v1/views/<view>/rebuild               begins a build beside the one that answers queries; {"dry_run":true} says what it would take
 //	POST   /v1/views/<view>/verify                compares two builds, or one with a fresh fold of the log, at the same positions
 //	POST   /v1/views/<view>/switch, rollback      has another build answer queries
@@ -33,6 +34,7 @@ func (a *viewAdmin) mount(s *rest.Server) {
 	view := "/v1/views/:view"
 	s.Handle(http.MethodGet, "/v1/views", a.list)
 	s.Handle(http.MethodGet, view, a.describe)
+	s.Handle(http.MethodGet, view+"/end", a.end)
 	s.Handle(http.MethodPost, view+"/rebuild", a.rebuild)
 	s.Handle(http.MethodPost, view+"/verify", a.verify)
 	s.Handle(http.MethodPost, view+"/switch", a.switchTo)
@@ -79,6 +81,20 @@ func (a *viewAdmin) describe(_ context.Context, r *rest.Request) (*rest.Response
 		return nil, err
 	}
 	return rest.JSON(http.StatusOK, st), nil
+}
+
+func (a *viewAdmin) end(ctx context.Context, r *rest.Request) (*rest.Response, error) {
+	e, name, err := a.engine(r)
+	if err != nil {
+		return nil, err
+	}
+	last, err := e.LogEnd(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return rest.JSON(http.StatusOK, struct {
+		Positions string `json:"positions"`
+	}{last.String()}), nil
 }
 
 // body reads a body that may be left out.

@@ -85,6 +85,7 @@ func TestViewTables(t *testing.T) {
 	f := newAdmin(t, map[string][]string{
 		"GET /v1/views":                                          {`{"views":[` + ordersStatus + `]}`},
 		"GET /v1/views/orders":                                   {ordersStatus},
+		"GET /v1/views/orders/end":                               {`{"positions":"orders.events/0@1499,orders.events/1@1199"}`},
 		"GET /v1/views/orders/letters?limit=1000":                {letters},
 		"GET /v1/views/orders/letters?at=orders.events%2F1%4017": {`{"stream":"o-1","position":"orders.events/1@17","appended":"2026-01-31T12:00:00Z","event_id":"e-1","type":"shop.OrderPlaced","version":4,"code":"view_failed","reason":"boom","attempts":2,"tried":"2026-02-01T00:00:00Z","headers":{"ce_id":"e-1","odd":"a\u001bb"},"events":[{"order_id":"o-1","lines":[1]}]}`},
 		"GET /v1/views/orders/letters?at=orders.events%2F1%4018": {`{"stream":"o-1","position":"orders.events/1@18","appended":"2026-01-31T12:00:00Z","version":4,"code":"undecodable","reason":"bad","attempts":1,"headers":{},"undecodable":"truncated","value":"AAEC"}`},
@@ -307,6 +308,7 @@ func TestViewJSON(t *testing.T) {
 	f := newAdmin(t, map[string][]string{
 		"GET /v1/views":                           {`{"views":[` + ordersStatus + `]}`},
 		"GET /v1/views/orders":                    {ordersStatus},
+		"GET /v1/views/orders/end":                {`{"positions":"orders.events/0@1499,orders.events/1@1199"}`},
 		"GET /v1/views/orders/letters?limit=1000": {`{"letters":[],"more":false}`},
 		"POST /v1/views/orders/verify":            {`{"view":"orders","a":"v2-1","b":"v3-1","rows":1,"same":1,"applied":"orders.events/0@1499","equal":true,"rows_that_differ":[]}`},
 		"POST /v1/views/orders/switch":            {`{"build":"v3-1"}`},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"time"
 
@@ -30,7 +31,7 @@ type waiter struct {
 	live  bool          // it is to answer queries, too
 	limit time.Duration // 0 = none
 
-	ends map[es.TopicPartition]int64 // of the log when the waiting began
+	end es.Positions // of the log when the waiting began
 }
 
 const (
@@ -46,6 +47,12 @@ func (w *waiter) wait(c *cobra.Command, i *instance, o output) (*projection.Buil
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, w.limit)
 		defer cancel()
+	}
+	if w.need == nil {
+		var err error
+		if w.end, err = logEnd(ctx, i, w.view); err != nil {
+			return nil, err
+		}
 	}
 	tick := time.NewTicker(askEvery)
 	defer tick.Stop()
@@ -88,6 +95,17 @@ func (w *waiter) wait(c *cobra.Command, i *instance, o output) (*projection.Buil
 	}
 }
 
+// logEnd returns the positions at which the log of a view ends now.
+func logEnd(ctx context.Context, i *instance, view string) (es.Positions, error) {
+	var a struct {
+		Positions string `json:"positions"`
+	}
+	if err := i.call(ctx, http.MethodGet, viewPath(view, "end"), nil, nil, &a); err != nil || a.Positions == "" {
+		return nil, err
+	}
+	return es.ParsePositions(a.Positions)
+}
+
 // ask returns the state of the build.
 func (w *waiter) ask(ctx context.Context, i *instance) (*projection.BuildStatus, error) {
 	v, err := status(ctx, i, w.view)
@@ -111,12 +129,6 @@ func (w *waiter) ask(ctx context.Context, i *instance) (*projection.BuildStatus,
 
 // judge reports whether what is waited for is there, and if not, why it will not come, if that is so.
 func (w *waiter) judge(b *projection.BuildStatus) (why string, done bool) {
-	if w.ends == nil {
-		w.ends = map[es.TopicPartition]int64{}
-		for _, at := range b.Partitions {
-			w.ends[es.TopicPartition{Topic: at.Topic, Partition: at.Partition}] = at.End
-		}
-	}
 	if w.need == nil && !w.live && b.State == projection.Complete {
 		return "", true
 	}
@@ -146,11 +158,11 @@ func (w *waiter) judge(b *projection.BuildStatus) (why string, done bool) {
 
 // applied reports whether a partition is as far as is waited for.
 func (w *waiter) applied(at *projection.PartitionStatus) bool {
-	tp := es.TopicPartition{Topic: at.Topic, Partition: at.Partition}
-	if w.need == nil {
-		return at.Next >= w.ends[tp]
+	need := w.need
+	if need == nil {
+		need = w.end
 	}
-	offset, ok := w.need.Offset(tp)
+	offset, ok := need.Offset(es.TopicPartition{Topic: at.Topic, Partition: at.Partition})
 	return !ok || at.Next > offset
 }
 
