@@ -56,6 +56,7 @@ type life struct {
 	node   *node
 	name   string // differs from that of every other life
 	link   *link
+	dir    string
 	cancel context.CancelFunc
 	before *life         // ends first: it was asked to stop and has the disk until it has
 	killed chan struct{} // closed when it was killed
@@ -84,7 +85,7 @@ func (n *node) start(ctx context.Context) {
 	n.n++
 	n.wire = newLink(n.cluster.network, n.set.seed, n.n<<8|uint64(n.name[len(n.name)-1]), n.set.most)
 	n.wire.brokers = n.cluster.unreachable()
-	l := &life{node: n, name: fmt.Sprint(n.name, ".", n.n), link: n.wire, cancel: cancel, killed: make(chan struct{}), done: make(chan struct{}), before: n.stopping}
+	l := &life{node: n, name: fmt.Sprint(n.name, ".", n.n), link: n.wire, dir: n.dir, cancel: cancel, killed: make(chan struct{}), done: make(chan struct{}), before: n.stopping}
 	n.life, n.stopping = l, nil
 	go l.run(ctx)
 }
@@ -148,9 +149,7 @@ func (n *node) kill(wipe bool) error {
 		}
 	})
 	if wipe {
-		// One that was just opening its store would write into the directory of the next.
-		<-l.done
-		err = errors.Join(err, os.RemoveAll(n.dir))
+		n.dir += "'" // nobody takes the old one from under one that still opens or closes it
 	}
 	return err
 }
@@ -212,7 +211,7 @@ func (l *life) once(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	db, err := openStore(n.dir)
+	db, err := openStore(l.dir)
 	if err != nil {
 		return err
 	}
