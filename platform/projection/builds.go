@@ -1,7 +1,6 @@
 package projection
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -25,16 +24,36 @@ type view struct {
 	codes map[int]*code // by version
 
 	serves atomic.Pointer[serving]
+	seen   atomic.Pointer[seen]
 
-	mu     sync.Mutex // held by verbs, which take turns
+	mu     sync.Mutex // held by verbs, which take turns and may take long: who only looks looks at seen
 	ctl    control
 	builds map[string]*generation // by birth.id
+	seed   birth                  // the build that is being made of a snapshot; zero = none
 }
 
 // A serving is the generation that answers queries.
 type serving struct {
 	g       *generation
 	changed chan struct{} // closed when another one does
+}
+
+// A seen is what there is of a view, for those who must not wait for a verb.
+type seen struct {
+	ctl    control
+	builds []*generation // in the order of ctl.Generations
+}
+
+// publish shows what there is now.
+func (v *view) publish() {
+	s := &seen{ctl: v.ctl}
+	s.ctl.Generations = slices.Clone(v.ctl.Generations)
+	for _, b := range s.ctl.Generations {
+		if g := v.builds[b.id()]; g != nil {
+			s.builds = append(s.builds, g)
+		}
+	}
+	v.seen.Store(s)
 }
 
 // serving returns the generation that answers queries, and what is closed when another one does.
@@ -105,6 +124,7 @@ func (v *view) open() (err error) {
 		v.auto(v.best(newest))
 	}
 	v.serve(live)
+	v.publish()
 	return v.ctl.write(v.dir)
 }
 
@@ -128,9 +148,9 @@ func (v *view) auto(g *generation) {
 	}
 }
 
-var buildDir = regexp.MustCompile(`^(v[0-9]+-[0-9]+)(\.sentinel|\.condemned)?$`)
+var buildDir = regexp.MustCompile(`^(v[0-9]+-[0-9]+)(\.restoring|\.snapshot)?(\.sentinel|\.condemned)?$`)
 
-// sweep removes what a build that was dropped, or was being begun, when the process was killed has left.
+// sweep removes what a build that was dropped, begun or restored when the process was killed has left.
 func (v *view) sweep() error {
 	files, err := os.ReadDir(v.dir)
 	if err != nil {
@@ -141,20 +161,39 @@ func (v *view) sweep() error {
 		if m == nil {
 			continue
 		}
-		if _, ok := v.ctl.find(m[1]); !ok {
-			if err := store.Remove(filepath.Join(v.dir, m[1])); err != nil {
-				return err
-			}
+		path := filepath.Join(v.dir, m[1]+m[2])
+		_, known := v.ctl.find(m[1])
+		switch {
+		case m[2] == snapshotExt:
+			err = os.Remove(path)
+		case !known || m[2] != "":
+			err = store.Remove(path)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
+// next returns the number that the next build of a version has.
+func (v *view) next(version int) int {
+	n := v.ctl.next(version)
+	if v.seed.Version == version {
+		n = max(n, v.seed.Build+1)
+	}
+	return n
+}
+
 // create begins a build.
 func (v *view) create(b birth) (*generation, error) {
-	b.Build, b.Created = v.ctl.next(b.Version), time.Now().UTC()
-	v.ctl.Generations = append(v.ctl.Generations, b)
-	slices.SortFunc(v.ctl.Generations, func(a, b birth) int { return cmp.Or(cmp.Compare(a.Version, b.Version), cmp.Compare(a.Build, b.Build)) })
+	b.Build, b.Created = v.next(b.Version), time.Now().UTC()
+	return v.add(b)
+}
+
+// add opens the store of a build, or begins it.
+func (v *view) add(b birth) (*generation, error) {
+	v.ctl.add(b)
 	// Remembered first: what is not is swept away.
 	err := v.ctl.write(v.dir)
 	var g *generation
@@ -166,6 +205,7 @@ func (v *view) create(b birth) (*generation, error) {
 		return nil, err
 	}
 	v.builds[b.id()] = g
+	v.publish()
 	return g, nil
 }
 
@@ -192,7 +232,7 @@ func (v *view) close() error {
 
 // runnable returns the generations that are to be kept up to date; v is locked.
 func (v *view) runnable() (gs []*generation) {
-	if v.ctl.Paused {
+	if v.ctl.Paused || v.seed.Build != 0 {
 		return nil
 	}
 	for _, b := range v.ctl.Generations {
@@ -222,7 +262,9 @@ func (v *view) resume(g *generation) {
 
 // advance switches to a build that takes over by itself and has caught up.
 func (v *view) advance() error {
-	v.mu.Lock()
+	if !v.mu.TryLock() {
+		return nil // it is called again at the end of the verb
+	}
 	defer v.mu.Unlock()
 	live, _ := v.serving()
 	for _, b := range slices.Backward(v.ctl.Generations) {
@@ -259,6 +301,7 @@ func (v *view) switchTo(g *generation) error {
 	v.ctl = ctl
 	g.born.Auto, old.born.Auto = false, false
 	v.serve(g)
+	v.publish()
 	v.p.cfg.Logger.Info("projection: another build answers queries", "view", v.name, "build", g.born.id(), "before", old.born.id())
 	return nil
 }
@@ -297,7 +340,11 @@ func (p *Projector) verb(name string) (*view, func(), error) {
 		return nil, nil, ErrViewNotFound.Because("%.100q", name)
 	}
 	v.mu.Lock()
-	return v, v.mu.Unlock, nil
+	return v, func() {
+		v.publish()
+		v.mu.Unlock()
+		p.look()
+	}, nil
 }
 
 // A Rebuild says how to build a view anew.
@@ -517,6 +564,7 @@ func (v *view) drop(g *generation) error {
 		return err
 	}
 	delete(v.builds, g.born.id())
+	v.publish()
 	g.halted()
 	return errors.Join(g.close(), store.Remove(g.dir))
 }

@@ -64,6 +64,14 @@ func newCode[R, E any](v es.View[R, E]) *code {
 	return c
 }
 
+// form returns the Form of the code of a view that reads topics.
+func (c *code) form(view string, topics []string) (Form, error) {
+	s := c.shape
+	s.Topics = slices.Sorted(slices.Values(topics))
+	text, err := s.binary()
+	return Form{view, c.version, string(text)}, err
+}
+
 // keysOf returns the keys of the rows that a record changes, sorted.
 func (c *code) keysOf(ctx context.Context, d decoder, rec eventlog.Record) ([]string, error) {
 	run := d.decode(ctx, []eventlog.Record{rec}, 1)

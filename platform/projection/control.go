@@ -1,11 +1,13 @@
 package projection
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/millrace/millrace/platform/es"
@@ -31,6 +33,8 @@ type birth struct {
 	Until es.Positions `json:"until,omitempty"` // the last positions to be applied; empty = there is no end
 	// Empty partitions of Until have nothing applied.
 	Bounded bool `json:"bounded,omitempty"`
+	// Restored builds are of a backup whose positions have not been held against the log yet.
+	Restored bool `json:"restored,omitempty"`
 }
 
 // id names the generation within its view; its directory has that name.
@@ -69,6 +73,12 @@ func (c control) write(dir string) error {
 		return ErrControl.Because("%s", filepath.Join(dir, controlFile)).Wrap(err)
 	}
 	return nil
+}
+
+// add adds a generation.
+func (c *control) add(b birth) {
+	c.Generations = append(c.Generations, b)
+	slices.SortFunc(c.Generations, func(a, b birth) int { return cmp.Or(cmp.Compare(a.Version, b.Version), cmp.Compare(a.Build, b.Build)) })
 }
 
 // find returns the birth of a generation.

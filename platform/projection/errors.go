@@ -31,6 +31,8 @@ var (
 	ErrBuildNotFound = fault.New(fault.NotFound, "build_not_found", "the view has no such build")
 	// ErrBuild is returned for what cannot be done with a build as it is.
 	ErrBuild = fault.New(fault.Conflict, "build_state", "this cannot be done with the build")
+	// ErrForeignBackup is returned for a backup that is not of the view, or of the version of it, that it is to be restored for.
+	ErrForeignBackup = fault.New(fault.Conflict, "foreign_backup", "the backup is of something else")
 	// ErrSpace is returned when a build would not fit on the disk.
 	ErrSpace = fault.New(fault.Conflict, "no_disk_space", "there is not enough room on the disk for another build")
 	// ErrLetterNotFound is returned for a dead letter that is not there, or not any more.

@@ -2,6 +2,7 @@ package projection
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -50,6 +51,7 @@ type generation struct {
 	mu       sync.Mutex
 	waiters  map[*waiter]struct{}
 	watching hub
+	ends     map[*context.CancelCauseFunc]struct{} // end what reads it for long; nil = it is closed
 
 	runner atomic.Pointer[runner] // nil = none runs
 }
@@ -105,7 +107,7 @@ func (s *snapshot) release() {
 // openGeneration opens the store of a generation, begins it if it is new, and reads how far it is. A store that is damaged is moved aside
 // and begun anew.
 func (v *view) openGeneration(b birth) (*generation, error) {
-	g := &generation{p: v.p, view: v, born: b, code: v.codes[b.Version], dir: filepath.Join(v.dir, b.id()), waiters: map[*waiter]struct{}{}, letters: &letters{}}
+	g := &generation{p: v.p, view: v, born: b, code: v.codes[b.Version], dir: filepath.Join(v.dir, b.id()), waiters: map[*waiter]struct{}{}, letters: &letters{}, ends: map[*context.CancelCauseFunc]struct{}{}}
 	g.watching.init()
 	if g.code == nil && !b.stored(v.dir) {
 		return nil, ErrView.Because("view %q: the program has no version %d, and nothing of it is stored", v.name, b.Version)
@@ -432,8 +434,52 @@ func (g *generation) read(fn func(*store.Reader, *shown) error) error {
 	}
 }
 
+// hold returns a snapshot of exactly what the generation shows, to be released by the caller.
+func (g *generation) hold() (snap *snapshot, s *shown, err error) {
+	err = g.read(func(_ *store.Reader, now *shown) (err error) {
+		if snap != nil {
+			snap.release() // what was shown has been replaced meanwhile
+		}
+		s, snap = now, now.snap
+		if snap == nil {
+			snap, err = newSnapshot(g.db)
+			return err
+		}
+		snap.hold() // read holds it too, so it is open
+		return nil
+	})
+	return snap, s, err
+}
+
+// errClosing ends what reads a generation for long.
+var errClosing = ErrBuild.Because("the build was dropped, or its process stops")
+
+// lasting returns a context that ends with ctx, and when the generation is closed.
+func (g *generation) lasting(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.ends == nil {
+		cancel(errClosing)
+		return ctx, func() {}
+	}
+	g.ends[&cancel] = struct{}{}
+	return ctx, func() {
+		cancel(nil)
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		delete(g.ends, &cancel)
+	}
+}
+
 // close ends the generation: its runner must have ended.
 func (g *generation) close() error {
+	g.mu.Lock()
+	for end := range g.ends {
+		(*end)(errClosing)
+	}
+	g.ends = nil
+	g.mu.Unlock()
 	g.unsnap()
 	g.watching.close()
 	return g.db.Close()

@@ -32,17 +32,26 @@ type Config struct {
 	Log    *eventlog.Client // what is read
 	Dir    string           // where the views are kept: a directory for each, with one for each build in it
 	Logger *slog.Logger     // discards by default
-	// StoreOptions are those of each build's store.
+	// StoreOptions are those of each build's store; a MemTable of 64 MiB. It bounds how many rows one transaction changes, and so how many
+	// events one commit is for while a view is behind.
 	StoreOptions store.Options
 	// WaitMax is how long a query waits for the positions it asks for; 2 s.
 	WaitMax time.Duration
-	// BatchEvents is how many events one transaction takes while a view is behind; 131072. It takes fewer when their rows fill the
+	// BatchEvents is how many events one transaction takes while a view is behind; 262144. It takes fewer when their rows fill the
 	// transaction. A view that has caught up commits at once, whatever there is.
 	BatchEvents int
 	// CatchUpRate bounds the events per second that are read while a view is behind, so that a build leaves others room; 0 = no bound.
 	CatchUpRate int
 	// CacheBytes is about how much memory the rows of all views take; 128 MiB.
 	CacheBytes int64
+	// ScrubRate is at how many bytes per second the builds that answer queries are read again while the projector runs, to find damage: each
+	// once an hour, if that can be done; 0 = never.
+	ScrubRate int64
+	// Snapshots are where backups of views are to be had: a view of which nothing is stored begins with the first that is whole and of this
+	// log, and with the beginning of the log if none is.
+	Snapshots []Snapshot
+	// CursorKey signs the cursors of pages: projectors with the same one take each other's. Without one, each directory has its own.
+	CursorKey []byte
 	// Manual leaves the builds of new versions of a view beside the old one until Switch is called; else they take over when they have caught up.
 	Manual bool
 }
@@ -85,13 +94,15 @@ type Projector struct {
 	ends     ends
 	opened   bool
 
-	running  atomic.Bool
-	caughtUp atomic.Bool
-	wake     chan struct{} // a build has caught up
-	failed   chan error
-	lanes    sync.WaitGroup
-	mu       sync.Mutex
-	ctx      context.Context // of Run; nil = it does not run
+	release    func() error // lets Dir go
+	running    atomic.Bool
+	caughtUp   atomic.Bool
+	scrubEvery time.Duration
+	wake       chan struct{} // a build has caught up
+	failed     chan error
+	lanes      sync.WaitGroup
+	mu         sync.Mutex
+	ctx        context.Context // of Run; nil = it does not run
 }
 
 // New returns a projector without views, or ErrConfig.
@@ -106,17 +117,18 @@ func newProjector(cfg Config, log journal) (*Projector, error) {
 	if cfg.Dir == "" {
 		return nil, ErrConfig.Because("Dir is not set")
 	}
-	if cfg.WaitMax < 0 || cfg.BatchEvents < 0 || cfg.CatchUpRate < 0 || cfg.CacheBytes < 0 {
-		return nil, ErrConfig.Because("WaitMax, BatchEvents, CatchUpRate and CacheBytes may not be negative")
+	if cfg.WaitMax < 0 || cfg.BatchEvents < 0 || cfg.CatchUpRate < 0 || cfg.CacheBytes < 0 || cfg.ScrubRate < 0 {
+		return nil, ErrConfig.Because("WaitMax, BatchEvents, CatchUpRate, CacheBytes and ScrubRate may not be negative")
 	}
 	cfg.WaitMax = cmp.Or(cfg.WaitMax, 2*time.Second)
-	cfg.BatchEvents = cmp.Or(cfg.BatchEvents, 1<<17)
+	cfg.BatchEvents = cmp.Or(cfg.BatchEvents, 1<<18)
 	cfg.CacheBytes = cmp.Or(cfg.CacheBytes, 128<<20)
+	cfg.StoreOptions.MemTable = cmp.Or(cfg.StoreOptions.MemTable, 64<<20)
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	return &Projector{cfg: cfg, log: log, byName: map[string]*view{}, decoders: map[string][]decoder{}, known: map[decoded]int{},
-		topics: map[string]eventlog.Topic{}, wake: make(chan struct{}, 1), failed: make(chan error, 1)}, nil
+		topics: map[string]eventlog.Topic{}, scrubEvery: scrubEvery, wake: make(chan struct{}, 1), failed: make(chan error, 1)}, nil
 }
 
 // A decoded is what a decoder yields: the events of a topic as a Go type.
@@ -216,14 +228,18 @@ func (p *Projector) decoder(what decoded, d decoder) int {
 }
 
 // Open opens what is stored of the views, and begins the builds of those that are new. Errors: ErrView for a view whose stored rows do not
-// fit its code, ErrControl, the store's.
+// fit its code, ErrControl, store.ErrLocked if another projector has Dir, the store's.
 func (p *Projector) Open() error {
 	if p.opened {
 		return nil
 	}
 	p.opened = true
-	if err := p.signingKey(); err != nil {
+	var err error
+	if p.release, err = store.Lock(p.cfg.Dir); err != nil {
 		return err
+	}
+	if err := p.signingKey(); err != nil {
+		return errors.Join(err, p.Close())
 	}
 	for _, v := range p.views {
 		if err := v.open(); err != nil {
@@ -239,11 +255,19 @@ func (p *Projector) Close() error {
 	for _, v := range p.views {
 		errs = append(errs, v.close())
 	}
+	if p.release != nil {
+		errs = append(errs, p.release())
+		p.release = nil
+	}
 	return errors.Join(errs...)
 }
 
-// signingKey reads the key that signs cursors, or makes it: cursors are good for as long as the directory is.
+// signingKey sets the key that signs cursors, to the one of the directory if no other one is given: those are good for as long as that is.
 func (p *Projector) signingKey() error {
+	if len(p.cfg.CursorKey) > 0 {
+		p.mac = p.cfg.CursorKey
+		return nil
+	}
 	path := filepath.Join(p.cfg.Dir, "cursor.key")
 	key, err := os.ReadFile(path)
 	if err == nil && len(key) == 32 {
@@ -255,9 +279,6 @@ func (p *Projector) signingKey() error {
 	}
 	p.mac = make([]byte, 32)
 	rand.Read(p.mac)
-	if err := os.MkdirAll(p.cfg.Dir, 0o700); err != nil {
-		return ErrControl.Because("%s", p.cfg.Dir).Wrap(err)
-	}
 	if err := store.ReplaceFile(path, p.mac); err != nil {
 		return ErrControl.Because("%s", path).Wrap(err)
 	}
@@ -281,8 +302,31 @@ func (p *Projector) Run(ctx context.Context) error {
 	p.mu.Lock()
 	p.ctx = ctx
 	p.mu.Unlock()
-	p.startAll()
+	var seeds []*view
 	var err error
+	for _, v := range p.views {
+		err = errors.Join(err, v.confirm(ctx))
+		if len(p.cfg.Snapshots) > 0 && v.reserve() {
+			seeds = append(seeds, v)
+		}
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	p.startAll()
+	if len(seeds) > 0 {
+		p.lanes.Go(func() { p.seedAll(ctx, seeds) })
+	}
+	if p.cfg.ScrubRate > 0 {
+		p.lanes.Go(func() {
+			if err := p.scrub(ctx); err != nil {
+				p.fail(err)
+			}
+		})
+	}
 	for err == nil && ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
@@ -360,10 +404,15 @@ func (p *Projector) fail(err error) {
 // settled notes that a generation has committed something.
 func (p *Projector) settled(g *generation) {
 	if live, _ := g.view.serving(); g.reached.Load() && (!p.caughtUp.Load() || live != g) {
-		select {
-		case p.wake <- struct{}{}:
-		default:
-		}
+		p.look()
+	}
+}
+
+// look has Run look whether a build can take over.
+func (p *Projector) look() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
 	}
 }
 

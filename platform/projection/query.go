@@ -548,21 +548,11 @@ func (p *Projector) Export(ctx context.Context, view string, q Query, atLeast es
 		return nil, err
 	}
 	e := &Export{x: x}
-	err = g.read(func(_ *store.Reader, s *shown) (err error) {
-		e.Applied, e.Lag = g.positions(s), g.lag(s, time.Now())
-		if s.snap != nil {
-			s.snap.hold() // read holds it too, so it is open
-			e.r, e.close = s.snap.Reader, s.snap.release
-			return nil
-		}
-		if e.r, err = g.db.NewReader(); err == nil {
-			e.close = e.r.Close
-		}
-		return err
-	})
+	snap, s, err := g.hold()
 	if err != nil {
 		return nil, err
 	}
+	e.Applied, e.Lag, e.r, e.close = g.positions(s), g.lag(s, time.Now()), snap.Reader, snap.release
 	return e, nil
 }
 
