@@ -109,8 +109,11 @@ func (v *view) take(ctx context.Context, from Snapshot) (info BackupInfo, err er
 
 // adopt has the reserved build, which was restored, answer queries in place of the empty one.
 func (v *view) adopt() error {
-	v.mu.Lock()
-	defer v.mu.Unlock()
+	_, done, err := v.p.verb(v.name)
+	if err != nil {
+		return err
+	}
+	defer done()
 	empty, _ := v.serving()
 	if !empty.untouched() {
 		return ErrBuild.Because("build %s was begun meanwhile", empty.born.id())
