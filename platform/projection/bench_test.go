@@ -13,7 +13,6 @@ import (
 	"github.com/millrace/millrace/platform/contract"
 	"github.com/millrace/millrace/platform/es"
 	"github.com/millrace/millrace/platform/eventlog"
-	"github.com/millrace/millrace/platform/store"
 )
 
 // The shop's order events, as far as its three views need them.
@@ -282,7 +281,7 @@ func BenchmarkBuild(b *testing.B) {
 		b.Run(fmt.Sprintf("confirmed=%v", confirm), func(b *testing.B) {
 			log, ev := newBenchLog(b, b.N, confirm)
 			runtime.GC()
-			p := opened(b, Config{WaitMax: time.Hour, StoreOptions: store.Options{MemTable: 32 << 20}}, log, func(p *Projector) error { return benchViews(p, log.topic, ev) })
+			p := opened(b, Config{WaitMax: time.Hour}, log, func(p *Projector) error { return benchViews(p, log.topic, ev) })
 			ctx, cancel := context.WithCancel(b.Context())
 			b.ResetTimer()
 			cpu := cpuTime()
@@ -320,6 +319,71 @@ func BenchmarkVisible(b *testing.B) {
 		}
 	}
 	b.StopTimer()
+	cancel()
+	if err := <-done; err != nil {
+		b.Fatal(err)
+	}
+}
+
+type added struct {
+	Key    string `avro:"key"`
+	Amount int64  `avro:"amount"`
+	Note   string `avro:"note"`
+}
+
+func (added) isBench() {}
+
+const addedSchema = `{"type":"record","name":"Added","namespace":"bench","doc":"d","fields":[{"name":"key","type":"string"},{"name":"amount","type":"long"},{"name":"note","type":"string"}]}`
+
+type benchCount struct {
+	Count int64 `json:"count"`
+	Sum   int64 `json:"sum"`
+}
+
+// BenchmarkCount counts and sums by 100,000 keys, uniformly, from a log in memory.
+func BenchmarkCount(b *testing.B) {
+	set := contract.Set[benchEvent]{Topic: "orders.events", Types: []contract.Type[benchEvent]{contract.For[added, benchEvent](addedSchema)}}
+	codec, err := contract.Bind(b.Context(), set, contract.NewMemory())
+	if err != nil {
+		b.Fatal(err)
+	}
+	log := &packedLog{topic: eventlog.Topic{Name: "orders.events", ID: [16]byte{1}, Partitions: 8}, parts: make([]packedPart, 8)}
+	rnd := rand.New(rand.NewPCG(1, 1))
+	for i := range b.N {
+		key := fmt.Sprintf("k-%06d", rnd.IntN(100_000))
+		value, err := codec.Append(nil, added{key, int64(i), "a note that makes it as long as events usually are, about as many bytes as this"})
+		if err != nil {
+			b.Fatal(err)
+		}
+		command := fmt.Sprintf("cmd-%08d", i)
+		p := &log.parts[eventlog.PartitionOf(es.StreamID(key), 8)]
+		p.at = append(p.at, int32(len(p.bytes)))
+		for _, part := range []string{key, string(value), "1.0", "/bench", "application/avro", es.EventID(es.StreamID(key), command, 0), "bench.Added", key,
+			benchStart.Format(time.RFC3339Nano), "1", command, "0011223344556677", "0", "1", command} {
+			p.bytes = appendText(p.bytes, part)
+		}
+	}
+	p := opened(b, Config{WaitMax: time.Hour}, log, func(p *Projector) error {
+		return Add(p, es.View[benchCount, benchEvent]{Name: "counts", Version: 1,
+			Key: func(e es.Envelope[benchEvent]) (string, bool) { return e.Event.(added).Key, true },
+			Apply: func(r benchCount, e es.Envelope[benchEvent]) benchCount {
+				r.Count++
+				r.Sum += e.Event.(added).Amount
+				return r
+			}}, Input[benchEvent]{log.topic, eventlog.NewEvents(codec, "")})
+	})
+	runtime.GC()
+	ctx, cancel := context.WithCancel(b.Context())
+	b.ResetTimer()
+	cpu := cpuTime()
+	done := make(chan error, 1)
+	go func() { done <- p.Run(ctx) }()
+	if _, err := p.List(ctx, "counts", Query{Limit: 1}, log.last()); err != nil {
+		b.Fatal(err)
+	}
+	b.StopTimer()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
+	b.ReportMetric((cpuTime()-cpu).Seconds()*1e6/float64(b.N), "cpu-µs/event")
 	cancel()
 	if err := <-done; err != nil {
 		b.Fatal(err)

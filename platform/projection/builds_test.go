@@ -257,6 +257,47 @@ func TestVerify(t *testing.T) {
 	}
 }
 
+// TestVerifyInTheWay: a comparison that takes long keeps nobody from asking how the view is, and from queries.
+func TestVerifyInTheWay(t *testing.T) {
+	r := newRig(t, 2)
+	r.log.most = 50
+	history(rand.New(rand.NewPCG(4, 4)), r.log, 3000, 300)
+	r.start(r.views()[0])
+	r.wait("orders")
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		_, err := r.p.VerifyFresh(ctx, "orders", 10) // five minutes
+		done <- err
+	}()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		st, err := r.p.StatusOf("orders")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(st.Builds) == 2 {
+			break
+		}
+		<-tick.C
+	}
+	at := r.log.add(0, change{Kind: "placed", Order: "o-x", Customer: "c", Amount: 1})
+	if _, err := r.p.Get(t.Context(), "orders", "o-x", es.Positions{at}); err != nil {
+		t.Error(err)
+	}
+	if !r.p.CaughtUp() {
+		t.Error("not ready while it is compared")
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("%v, want context.Canceled", err)
+	}
+	if st, err := r.p.StatusOf("orders"); err != nil || len(st.Builds) != 1 {
+		t.Errorf("%+v, %v: want the build that was made to compare to be gone", st, err)
+	}
+}
+
 // TestVerifySample folds some of the rows anew while events come in, and finds one that is wrong.
 func TestVerifySample(t *testing.T) {
 	r := newRig(t, 3)

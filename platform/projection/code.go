@@ -65,11 +65,14 @@ func newCode[R, E any](v es.View[R, E]) *code {
 }
 
 // form returns the Form of the code of a view that reads topics.
-func (c *code) form(view string, topics []string) (Form, error) {
+func (c *code) form(view string, topics []string) Form {
 	s := c.shape
 	s.Topics = slices.Sorted(slices.Values(topics))
 	text, err := s.binary()
-	return Form{view, c.version, string(text)}, err
+	if err != nil {
+		panic("projection: a shape without JSON: " + err.Error())
+	}
+	return Form{view, c.version, string(text)}
 }
 
 // keysOf returns the keys of the rows that a record changes, sorted.

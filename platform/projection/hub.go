@@ -18,6 +18,7 @@ type hub struct {
 	mu      sync.Mutex
 	batches []published // in the order of their numbers, without gaps
 	changes int         // in all of them
+	bytes   int         // of the rows in them
 	floor   uint64      // the number of the last batch that is not kept
 	lists   map[*Watch]struct{}
 	rows    map[string]map[*Watch]struct{} // by the key of the row that is watched
@@ -35,6 +36,8 @@ type published struct {
 const (
 	// keptChanges is how many changes are kept for those who are behind.
 	keptChanges = 1 << 14
+	// keptBytes is how many bytes their rows may have, beside those of the latest batch.
+	keptBytes = 16 << 20
 	// keptBatches is how many batches are.
 	keptBatches = 1 << 12
 	// lingering is for how long changes are kept when the last watcher has gone, who may come back.
@@ -58,15 +61,17 @@ func (h *hub) publish(known bool, changes []Change, s *shown) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !known {
-		h.batches, h.changes, h.floor = nil, 0, s.number
+		h.batches, h.changes, h.bytes, h.floor = nil, 0, 0, s.number
 		h.wakeAll()
 		return
 	}
 	h.batches = append(h.batches, published{s, changes})
 	h.changes += len(changes)
+	h.bytes += sizeOf(changes)
 	drop := 0
-	for drop < len(h.batches)-1 && (h.changes > keptChanges || len(h.batches)-drop > keptBatches) {
+	for drop < len(h.batches)-1 && (h.changes > keptChanges || h.bytes > keptBytes || len(h.batches)-drop > keptBatches) {
 		h.changes -= len(h.batches[drop].changes)
+		h.bytes -= sizeOf(h.batches[drop].changes)
 		h.floor = h.batches[drop].shown.number
 		drop++
 	}
@@ -84,6 +89,14 @@ func (h *hub) publish(known bool, changes []Change, s *shown) {
 			w.call()
 		}
 	}
+}
+
+// sizeOf is about how much memory changes take.
+func sizeOf(changes []Change) (n int) {
+	for i := range changes {
+		n += 200 + len(changes[i].Row.Key) + len(changes[i].Row.JSON)
+	}
+	return n
 }
 
 func (h *hub) wakeAll() {

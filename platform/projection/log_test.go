@@ -15,7 +15,6 @@ import (
 	"github.com/millrace/millrace/platform/embedded"
 	"github.com/millrace/millrace/platform/es"
 	"github.com/millrace/millrace/platform/eventlog"
-	"github.com/millrace/millrace/platform/store"
 )
 
 // realKafka names the environment variable with the address of a real Kafka.
@@ -186,7 +185,7 @@ func BenchmarkBuildKafka(b *testing.B) {
 				for _, o := range w.owners {
 					o.Release()
 				}
-				p := opened(b, Config{WaitMax: time.Hour, StoreOptions: store.Options{MemTable: 32 << 20}}, clientJournal{c},
+				p := opened(b, Config{WaitMax: time.Hour}, clientJournal{c},
 					func(p *Projector) error { return benchViews(p, w.topic, w.events) })
 				ctx, cancel := context.WithCancel(b.Context())
 				b.ResetTimer()

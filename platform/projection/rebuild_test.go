@@ -118,7 +118,7 @@ func TestNarrowRoom(t *testing.T) {
 	for i := range 60 {
 		r.log.add(int32(i%2), change{Kind: "placed", Order: fmt.Sprint("o-", i%50), Customer: "c-1"})
 	}
-	r.cfg.WaitMax = time.Minute
+	r.cfg.WaitMax, r.cfg.StoreOptions.MemTable = time.Minute, 16<<20
 	r.start(func(p *Projector) error { return Add(p, a, Input[change]{r.log.topic, r.dec}) }, func(p *Projector) error { return Add(p, b, Input[change]{r.log.topic, r.dec}) })
 	for _, v := range []es.View[orderRow, change]{a, b} {
 		r.wait(v.Name)

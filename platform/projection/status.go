@@ -85,13 +85,14 @@ func (p *Projector) StatusOf(name string) (ViewStatus, error) {
 }
 
 func (v *view) status(now time.Time) ViewStatus {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	s := ViewStatus{Name: v.name, Live: v.ctl.Live, Previous: v.ctl.Previous, Paused: v.ctl.Paused}
-	for _, b := range v.ctl.Generations {
-		if g := v.builds[b.id()]; g != nil {
-			s.Builds = append(s.Builds, g.status(now, s.Paused))
-		}
+	s := ViewStatus{Name: v.name}
+	there := v.seen.Load()
+	if there == nil {
+		return s // it is not open
+	}
+	s.Live, s.Previous, s.Paused = there.ctl.Live, there.ctl.Previous, there.ctl.Paused
+	for _, g := range there.builds {
+		s.Builds = append(s.Builds, g.status(now, s.Paused))
 	}
 	slices.SortStableFunc(s.Builds, func(a, b BuildStatus) int {
 		switch s.Live {
@@ -175,17 +176,17 @@ func (p *Projector) CaughtUp() bool {
 }
 
 func (v *view) caughtUp() bool {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.serves.Load() == nil {
+	there := v.seen.Load()
+	if there == nil {
 		return false
 	}
-	if v.ctl.Paused {
+	if there.ctl.Paused {
 		return true
 	}
 	live, _ := v.serving()
-	for _, b := range v.ctl.Generations {
-		if g := v.builds[b.id()]; g != nil && (b.Auto || g == live) && g.code != nil && !g.reached.Load() {
+	for _, g := range there.builds {
+		b, _ := there.ctl.find(g.born.id())
+		if (b.Auto || g == live) && g.code != nil && !g.reached.Load() {
 			return false
 		}
 	}

@@ -60,6 +60,8 @@ func (p *Projector) Verify(ctx context.Context, name, id string) (Report, error)
 		return Report{}, ErrBuild.Because("build %s has an end, and the one that answers queries is beyond it", id)
 	case b.code == nil:
 		return Report{}, ErrBuild.Because("build %s is frozen: the program does not have its code any more", id)
+	case a.code == nil || v.ctl.Paused:
+		return Report{}, ErrBuild.Because("the build that answers queries is not kept up to date: it may never come to where the other one is").WithFix("resume the view, or switch and compare the other way round")
 	}
 	return v.compare(ctx, a, b)
 }

@@ -267,10 +267,13 @@ func (db *DB) Err() error {
 // Failed returns a channel that is closed when a write has failed: the process should stop then.
 func (db *DB) Failed() <-chan struct{} { return db.failed }
 
-// Size returns the bytes that the store's tables take on the disk, as counted within the last minute.
+// Size returns the bytes that the store takes on the disk; 0 if that cannot be told, as once it is closed.
 func (db *DB) Size() int64 {
-	lsm, vlog := db.bdb.Size()
-	return lsm + vlog
+	s, err := db.Stats()
+	if err != nil {
+		return 0
+	}
+	return s.Tables + s.Logs + s.Other
 }
 
 func (db *DB) enter() error {
