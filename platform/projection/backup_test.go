@@ -35,14 +35,7 @@ func backupTo(t *testing.T, p *Projector, view, path string) BackupInfo {
 }
 
 // form returns the form of a view of the test log.
-func form[R any](t testing.TB, l *memLog, v es.View[R, change]) Form {
-	t.Helper()
-	f, err := FormOf(v, l.topic.Name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return f
-}
+func form[R any](l *memLog, v es.View[R, change]) Form { return FormOf(v, l.topic.Name) }
 
 // TestBackup takes backups of views while events are applied: each is the fold of the log at the positions that it names, and what is
 // restored from it goes on from there.
@@ -74,7 +67,7 @@ func TestBackup(t *testing.T) {
 	for round := range 4 {
 		dir := filepath.Join(tmp, fmt.Sprint("restored-", round))
 		taken := map[string]BackupInfo{}
-		for view, f := range map[string]Form{"orders": form(t, r.log, ordersView()), "customers": form(t, r.log, customersView()), "sales": form(t, r.log, salesView())} {
+		for view, f := range map[string]Form{"orders": form(r.log, ordersView()), "customers": form(r.log, customersView()), "sales": form(r.log, salesView())} {
 			path := filepath.Join(tmp, fmt.Sprint(view, "-", round))
 			info := backupTo(t, r.p, view, path)
 			read, err := VerifyBackup(t.Context(), path)
@@ -195,7 +188,7 @@ func TestRestoreRefused(t *testing.T) {
 	good, other := tmp+"/orders", tmp+"/customers"
 	backupTo(t, r.p, "orders", good)
 	backupTo(t, r.p, "customers", other)
-	forms := []Form{form(t, r.log, ordersView())}
+	forms := []Form{form(r.log, ordersView())}
 	if _, _, err := RestoreView(t.Context(), r.dir, good, forms, store.Options{}); !errors.Is(err, store.ErrLocked) {
 		t.Errorf("while the projector runs: %v, want ErrLocked", err)
 	}
@@ -236,10 +229,10 @@ func TestRestoreRefused(t *testing.T) {
 		says       string
 	}{
 		{"another view", other, forms, ErrForeignBackup, "of the view customers, not of orders"},
-		{"another version", good, []Form{form(t, r.log, version(2))}, ErrForeignBackup, "of version 1 of the view orders, not of version 2"},
-		{"other versions", good, []Form{form(t, r.log, version(2)), form(t, r.log, version(3))}, ErrForeignBackup, "the program has 2, 3"},
-		{"another view of several versions", other, []Form{form(t, r.log, ordersView()), form(t, r.log, version(3))}, ErrForeignBackup, "of the view customers"},
-		{"another shape", good, []Form{form(t, r.log, shaped)}, ErrForeignBackup, "its rows were stored as"},
+		{"another version", good, []Form{form(r.log, version(2))}, ErrForeignBackup, "of version 1 of the view orders, not of version 2"},
+		{"other versions", good, []Form{form(r.log, version(2)), form(r.log, version(3))}, ErrForeignBackup, "the program has 2, 3"},
+		{"another view of several versions", other, []Form{form(r.log, ordersView()), form(r.log, version(3))}, ErrForeignBackup, "of the view customers"},
+		{"another shape", good, []Form{form(r.log, shaped)}, ErrForeignBackup, "its rows were stored as"},
 		{"no view", tmp + "/no-view", forms, store.ErrBackup, "not of a view"},
 		{"a flipped bit", file("flipped", flipped), forms, store.ErrBackup, ""},
 		{"cut off", file("cut", text[:rnd.IntN(len(text))]), forms, store.ErrBackup, ""},
@@ -294,7 +287,7 @@ func TestRestoreForeignLog(t *testing.T) {
 			here.start(here.views()[0])
 			here.wait("orders")
 			here.close()
-			if _, _, err := RestoreView(t.Context(), here.dir, file, []Form{form(t, here.log, ordersView())}, store.Options{}); err != nil {
+			if _, _, err := RestoreView(t.Context(), here.dir, file, []Form{form(here.log, ordersView())}, store.Options{}); err != nil {
 				t.Fatal(err)
 			}
 			for range 2 { // it does not get used to it
@@ -324,7 +317,7 @@ func TestRestoreKilled(t *testing.T) {
 		f := strings.Fields(arg)
 		fmt.Println("opened")
 		for {
-			if _, _, err := RestoreView(t.Context(), f[0], f[1], []Form{form(t, newLog(4), ordersView())}, store.Options{}); err != nil {
+			if _, _, err := RestoreView(t.Context(), f[0], f[1], []Form{form(newLog(4), ordersView())}, store.Options{}); err != nil {
 				t.Fatal(err)
 			}
 		}

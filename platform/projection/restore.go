@@ -24,7 +24,7 @@ type Form struct {
 }
 
 // FormOf returns the Form of a view that reads topics.
-func FormOf[R, E any](v es.View[R, E], topics ...string) (Form, error) {
+func FormOf[R, E any](v es.View[R, E], topics ...string) Form {
 	return newCode(v).form(v.Name, topics)
 }
 

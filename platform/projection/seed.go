@@ -89,11 +89,7 @@ func (v *view) take(ctx context.Context, from Snapshot) (info BackupInfo, err er
 		return BackupInfo{}, err
 	}
 	c := v.codes[v.seed.Version]
-	form, err := c.form(v.name, c.shape.Topics)
-	if err != nil {
-		return BackupInfo{}, err
-	}
-	if err := form.suits(&info); err != nil {
+	if err := c.form(v.name, c.shape.Topics).suits(&info); err != nil {
 		return BackupInfo{}, err
 	}
 	if len(info.Applied) == 0 {
