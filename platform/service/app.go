@@ -148,7 +148,7 @@ func (a App) command() *cobra.Command {
 	version := &cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs, Run: func(c *cobra.Command, _ []string) {
 		fmt.Fprintln(c.OutOrStdout(), a.Name, Version)
 	}}
-	root.AddCommand(dev, serve, contracts, registryCommand(), a.streamsCommand(), healthCommand(a.Name), version)
+	root.AddCommand(dev, serve, contracts, registryCommand(), a.streamsCommand(), a.viewsCommand(), healthCommand(a.Name), version)
 	root.AddCommand(a.Commands...)
 	return root
 }

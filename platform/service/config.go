@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -43,7 +44,7 @@ type Config struct {
 	RegistryTLSKey    string        `key:"registry.tls.key" usage:"file with its private key, PEM"`
 	AdminAddr         string        `key:"admin.addr" default:"127.0.0.1:9090" usage:"address for metrics and profiles"`
 	Advertise         string        `key:"http.advertise" usage:"host:port under which other instances reach http.addr; default: http.addr itself"`
-	PeerToken         string        `key:"peer.token" usage:"secret that the instances of a service share; without one they forward to each other only on one machine (environment or file only)" flag:"-"`
+	PeerToken         string        `key:"peer.token" usage:"secret that the instances of a service share; without one they forward to each other only on one machine, and each takes only its own cursors of lists (environment or file only)" flag:"-"`
 	HandOverTimeout   time.Duration `key:"handover.timeout" default:"10s" usage:"how long an instance that stops waits for others to take over what it owns"`
 	ShutdownDelay     time.Duration `key:"shutdown.delay" default:"0s" usage:"how long an instance that stops still answers after /readyz has said so: as long as a load balancer needs to notice"`
 	DataDir           string        `key:"data.dir" default:".millrace" usage:"directory of everything that is kept"`
@@ -53,6 +54,8 @@ type Config struct {
 	CommandTimeout    time.Duration `key:"command.timeout" default:"5s" usage:"how long a command may take"`
 	QueryWaitMax      time.Duration `key:"query.wait.max" default:"2s" usage:"how long a query waits for Millrace-At-Least"`
 	ViewSwitch        string        `key:"view.switch" default:"auto" usage:"auto: a new version of a view answers queries as soon as it has caught up; manual: when millrace view switch says so"`
+	ViewScrubRate     int           `key:"view.scrub.rate" default:"4194304" usage:"bytes per second at which views are read again while they are served, each once an hour, to find damage; 0 = never"`
+	ViewSnapshotFrom  []string      `key:"view.snapshot.from" usage:"admin addresses of other instances, comma separated: a view of which nothing is stored begins with the snapshot of one of them"`
 	LogLevel          string        `key:"log.level" default:"warn" usage:"debug, info, warn or error"`
 	LogFormat         string        `key:"log.format" default:"text" usage:"text or json"`
 	ReadyFile         string        `key:"ready.file" usage:"file to write the addresses to, as JSON, once ready"`
@@ -298,6 +301,11 @@ func (c *Config) check() error {
 	}
 	if c.CommandTimeout > 50*time.Second || c.QueryWaitMax > 50*time.Second {
 		return ErrConfig.Because("command.timeout and query.wait.max must not exceed 50s, for an answer must be given within a minute")
+	}
+	for _, at := range c.ViewSnapshotFrom {
+		if u, err := url.Parse(at); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+			return ErrConfig.Because("view.snapshot.from: %q is not a URL like http://10.0.0.1:9090", at)
+		}
 	}
 	if c.DataDir == "" {
 		return ErrConfig.Because("data.dir is empty")

@@ -92,6 +92,8 @@ func TestRefusedSettings(t *testing.T) {
 		{file: "http.addr: 127.0.0.1:1\nhttp:\n  addr: 127.0.0.1:2\n", says: "http.addr is there twice"},
 		{file: "log.level: info\n---\nlog.level: warn\n", says: "second document"},
 		{env: "MILLRACE_KAFKA_REPLICATION=65537", says: "65537"},
+		{env: "MILLRACE_VIEW_SNAPSHOT_FROM=http://a:1,b:9090", says: "b:9090"},
+		{env: "MILLRACE_VIEW_SCRUB_RATE=-1", says: "MILLRACE_VIEW_SCRUB_RATE"},
 		{env: "MILLRACE_COMMAND_TIMEOUT=2m", says: "50s"},
 		{env: "MILLRACE_COMMAND_TIMEOUT=0s", says: "command.timeout: 0"},
 		{env: "MILLRACE_SHUTDOWN_DELAY=-1s", says: "-1s"},

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -141,13 +143,22 @@ type running struct {
 	t      testing.TB
 	host   *host
 	at     string
+	all    addresses
+	stop   func() // before the test ends
 	client *http.Client
 }
 
 // launch runs an application on an embedded broker until the test ends.
 func launch(t testing.TB, a App) *running {
 	t.Helper()
-	c, err := LoadConfig(nil, []string{"MILLRACE_HTTP_ADDR=127.0.0.1:0", "MILLRACE_KAFKA_ADDR=127.0.0.1:0", "MILLRACE_REGISTRY_ADDR=127.0.0.1:0", "MILLRACE_ADMIN_ADDR=127.0.0.1:0", "MILLRACE_EPHEMERAL=true"})
+	return launchWith(t, a, true, "MILLRACE_EPHEMERAL=true")
+}
+
+// launchWith runs an application with settings; dev has an embedded broker and a registry.
+func launchWith(t testing.TB, a App, dev bool, env ...string) *running {
+	t.Helper()
+	ready := filepath.Join(t.TempDir(), "ready.json")
+	c, err := LoadConfig(nil, append([]string{"MILLRACE_HTTP_ADDR=127.0.0.1:0", "MILLRACE_KAFKA_ADDR=127.0.0.1:0", "MILLRACE_REGISTRY_ADDR=127.0.0.1:0", "MILLRACE_ADMIN_ADDR=127.0.0.1:0", "MILLRACE_READY_FILE=" + ready}, env...))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,7 +168,11 @@ func launch(t testing.TB, a App) *running {
 	out := &awaited{text: "ready in", seen: make(chan struct{})}
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- a.run(ctx, c, a.roles(), true, out, io.Discard) }()
+	roles := a.Roles
+	if dev {
+		roles = a.roles()
+	}
+	go func() { ended <- a.run(ctx, c, roles, dev, out, io.Discard) }()
 	select {
 	case <-out.seen:
 	case err := <-ended:
@@ -167,13 +182,22 @@ func launch(t testing.TB, a App) *running {
 		stop()
 		t.Fatal("not ready after a minute")
 	}
-	t.Cleanup(func() {
+	r := &running{t: t, host: s.host, at: "http://" + s.host.advertise, client: &http.Client{Transport: new(openapi.Transport), Timeout: time.Minute}}
+	r.stop = sync.OnceFunc(func() {
 		stop()
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
 	})
-	return &running{t: t, host: s.host, at: "http://" + s.host.advertise, client: &http.Client{Transport: new(openapi.Transport), Timeout: time.Minute}}
+	t.Cleanup(r.stop)
+	text, err := os.ReadFile(ready)
+	if err == nil {
+		err = json.Unmarshal(text, &r.all)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
 }
 
 // awaited is a writer that tells when it was given a text.

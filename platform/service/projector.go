@@ -31,6 +31,7 @@ type View struct {
 	indexes  []index
 	subjects []contract.Subject
 	row      reflect.Type
+	form     projection.Form
 	add      func(ctx context.Context, h *host, p *projection.Projector, topic func(name string) (eventlog.Topic, error)) error
 }
 
@@ -106,9 +107,12 @@ func viewOver[R, E any](v es.View[R, E], sources ...source[E]) View {
 	for _, name := range sortedKeys(v.Indexes) {
 		out.indexes = append(out.indexes, index{name, v.Indexes[name].Shape()})
 	}
+	var topics []string
 	for _, s := range sources {
 		out.subjects = append(out.subjects, s.subjects...)
+		topics = append(topics, s.topic)
 	}
+	out.form = projection.FormOf(v, topics...)
 	out.add = func(ctx context.Context, h *host, p *projection.Projector, topic func(name string) (eventlog.Topic, error)) error {
 		inputs := make([]projection.Input[E], len(sources))
 		for i, s := range sources {
@@ -126,6 +130,9 @@ func viewOver[R, E any](v es.View[R, E], sources ...source[E]) View {
 }
 
 func (p Projector) role() string { return p.Name }
+
+// dir is where the views are, below the data directory.
+func (p Projector) dir() string { return filepath.Join(p.Name, "read-models") }
 
 func (p Projector) check() error {
 	type version struct {
@@ -155,8 +162,9 @@ func (p Projector) contracts() []contract.Subject {
 
 func (p Projector) start(ctx context.Context, h *host) error {
 	engine, err := projection.New(projection.Config{
-		Log: h.log, Dir: filepath.Join(h.config.DataDir, p.Name, "read-models"), Logger: h.logger.With("role", p.Name), WaitMax: h.config.QueryWaitMax,
+		Log: h.log, Dir: filepath.Join(h.config.DataDir, p.dir()), Logger: h.logger.With("role", p.Name), WaitMax: h.config.QueryWaitMax,
 		Manual: h.config.ViewSwitch == "manual", StoreOptions: store.Options{MemTable: memTable},
+		ScrubRate: int64(h.config.ViewScrubRate), Snapshots: h.snapshots(), CursorKey: peerToken(h.config.PeerToken).key("cursors of lists"),
 	})
 	if err != nil {
 		return err

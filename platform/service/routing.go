@@ -2,7 +2,9 @@ package service
 
 import (
 	"context"
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/json"
 	"errors"
@@ -230,6 +232,16 @@ const problemBytes = 64 << 10
 
 // A peerToken is the secret that the instances of a service share.
 type peerToken string
+
+// key returns a key for a purpose that all instances have who share the secret, or nil without one.
+func (t peerToken) key(purpose string) []byte {
+	if t == "" {
+		return nil
+	}
+	h := hmac.New(sha256.New, []byte(t))
+	h.Write([]byte(purpose))
+	return h.Sum(nil)
+}
 
 func (t peerToken) sign(r *http.Request) error {
 	if t != "" {

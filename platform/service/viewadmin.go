@@ -24,6 +24,8 @@ import (
 //	POST   /v1/views/<view>/switch, rollback      has another build answer queries
 //	POST   /v1/views/<view>/pause, resume, reset
 //	DELETE /v1/views/<view>/builds/<build>
+//	GET    /v1/views/<view>/backup[?version=N]    a backup of what it shows, at the positions of Millrace-Position
+//	GET    /v1/views/<view>/store                 what its store takes
 //	GET    /v1/views/<view>/letters               dead letters; ?at=POSITION: one, with its event; POST …/retry, …/discard
 type viewAdmin struct {
 	engines map[string]*projection.Projector
@@ -43,6 +45,8 @@ func (a *viewAdmin) mount(s *rest.Server) {
 	s.Handle(http.MethodPost, view+"/resume", a.resume)
 	s.Handle(http.MethodPost, view+"/reset", a.reset)
 	s.Handle(http.MethodDelete, view+"/builds/:build", a.drop)
+	s.Handle(http.MethodGet, view+"/backup", a.backup)
+	s.Handle(http.MethodGet, view+"/store", a.store)
 	s.Handle(http.MethodGet, view+"/letters", a.letters)
 	s.Handle(http.MethodPost, view+"/letters/retry", a.retry)
 	s.Handle(http.MethodPost, view+"/letters/discard", a.discard)
