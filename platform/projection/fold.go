@@ -414,6 +414,7 @@ func (s *shard[R, E]) collect(b *store.Batch, watched bool) (changes []Change, o
 		}
 	}()
 	before := b.Size()
+	b.Grow(len(s.dirty) * (1 + len(s.values)))
 	for _, e := range s.dirty {
 		if err := s.encode(e); err != nil {
 			return nil, false

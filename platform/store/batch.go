@@ -1,6 +1,8 @@
 package store
 
 import (
+	"slices"
+
 	badger "github.com/dgraph-io/badger/v4"
 )
 
@@ -74,6 +76,9 @@ func (b *Batch) Delete(key []byte) error {
 	b.mem = mem[len(mem):]
 	return nil
 }
+
+// Grow makes room in memory for n more writes, whose number is known.
+func (b *Batch) Grow(n int) { b.ops = slices.Grow(b.ops, n) }
 
 // Len returns the number of writes added so far, those that replaced others included.
 func (b *Batch) Len() int { return len(b.ops) }
