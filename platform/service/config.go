@@ -54,6 +54,8 @@ type Config struct {
 	CommandTimeout    time.Duration `key:"command.timeout" default:"5s" usage:"how long a command may take"`
 	QueryWaitMax      time.Duration `key:"query.wait.max" default:"2s" usage:"how long a query waits for Millrace-At-Least"`
 	ViewSwitch        string        `key:"view.switch" default:"auto" usage:"auto: a new version of a view answers queries as soon as it has caught up; manual: when millrace view switch says so"`
+	ViewAuditInterval time.Duration `key:"view.audit.interval" default:"1h" usage:"pause between two audits, which fold a hundredth of the rows of each view anew from the log and compare them; 0 = none"`
+	ViewAuditRate     int           `key:"view.audit.rate" default:"5000" usage:"events per second that an audit reads"`
 	ViewScrubRate     int           `key:"view.scrub.rate" default:"4194304" usage:"bytes per second at which views are read again while they are served, each once an hour, to find damage; 0 = never"`
 	ViewSnapshotFrom  []string      `key:"view.snapshot.from" usage:"admin addresses of other instances, comma separated: a view of which nothing is stored begins with the snapshot of one of them"`
 	LogLevel          string        `key:"log.level" default:"warn" usage:"debug, info, warn or error"`

@@ -23,15 +23,17 @@ import (
 
 // metrics are the figures of one process. Labels never hold ids or keys.
 type metrics struct {
-	registry *prometheus.Registry
-	commands *prometheus.HistogramVec // by aggregate, command and outcome
-	counted  *prometheus.CounterVec   // by the same
-	appended *prometheus.CounterVec   // by topic and event type
-	views    viewMetrics              // filled while the process starts
-	fences   *prometheus.CounterVec   // by topic and reason
-	rogue    *prometheus.CounterVec   // by topic
-	resends  *prometheus.CounterVec   // by topic
-	passed   *prometheus.HistogramVec // by outcome
+	registry  *prometheus.Registry
+	commands  *prometheus.HistogramVec // by aggregate, command and outcome
+	counted   *prometheus.CounterVec   // by the same
+	appended  *prometheus.CounterVec   // by topic and event type
+	views     viewMetrics              // filled while the process starts
+	audited   *prometheus.CounterVec
+	differing *prometheus.CounterVec
+	fences    *prometheus.CounterVec   // by topic and reason
+	rogue     *prometheus.CounterVec   // by topic
+	resends   *prometheus.CounterVec   // by topic
+	passed    *prometheus.HistogramVec // by outcome
 }
 
 func newMetrics() *metrics {
@@ -58,7 +60,8 @@ func newMetrics() *metrics {
 	}, []string{"outcome"})
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "millrace_build_info", Help: "1, with the version as a label.", ConstLabels: prometheus.Labels{"version": Version}})
 	build.Set(1)
-	m.registry.MustRegister(m.commands, m.counted, m.appended, &m.views, m.fences, m.rogue, m.resends, m.passed, build, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.audited, m.differing = newAudited(), newDiffering()
+	m.registry.MustRegister(m.commands, m.audited, m.differing, m.counted, m.appended, &m.views, m.fences, m.rogue, m.resends, m.passed, build, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 

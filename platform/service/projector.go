@@ -202,6 +202,10 @@ func (p Projector) start(ctx context.Context, h *host) error {
 		}
 	}
 	h.run(p.Name, engine.Run)
+	if h.config.ViewAuditInterval > 0 {
+		audit := &viewAudit{engine: engine, views: sortedKeys(newest), share: auditShare, interval: h.config.ViewAuditInterval, rate: h.config.ViewAuditRate, logger: h.logger.With("role", p.Name), metrics: h.metrics}
+		h.run(p.Name+" audit", audit.run)
+	}
 	h.metrics.views.engines = append(h.metrics.views.engines, engine)
 	h.check(p.Name, func(context.Context) error {
 		if !engine.CaughtUp() {
