@@ -19,7 +19,7 @@ func viewCommand() *cobra.Command {
 		Example: "  millrace view ls\n  millrace view rebuild orders --wait\n  millrace view verify orders && millrace view switch orders\n  millrace view get orders o-1 --explain"}
 	adminFlag(c)
 	c.AddCommand(viewListCommand(), viewDescribeCommand(), viewRebuildCommand(), viewVerifyCommand(), viewSwitchCommand(), viewRollbackCommand(),
-		viewPauseCommand(), viewResumeCommand(), viewResetCommand(), viewDropCommand(), viewWaitCommand(), viewGetCommand(), viewScanCommand(), viewWatchCommand())
+		viewPauseCommand(), viewResumeCommand(), viewResetCommand(), viewDropCommand(), viewWaitCommand(), viewGetCommand(), viewScanCommand(), viewWatchCommand(), viewBackupCommand(), viewStoreCommand())
 	return c
 }
 

@@ -254,7 +254,7 @@ HOST: there is no such view: /v1/views/orders; use one of orders [view_not_found
 millrace: it was not done everywhere: HOST [instances_failed]
 `},
 		{"no command", "view", 2, "", `
-millrace: the command line is not understood: millrace view needs a command; one of describe, drop, get, ls, pause, rebuild, reset, resume, rollback, scan, switch, verify, wait, watch; millrace view --help [usage]
+millrace: the command line is not understood: millrace view needs a command; one of backup, describe, drop, get, ls, pause, rebuild, reset, resume, rollback, scan, store, switch, verify, wait, watch; millrace view --help [usage]
 `},
 		{"unknown command", "dlq nope", 2, "", `
 millrace: the command line is not understood: unknown command "nope" for "millrace dlq" [usage]
