@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -199,7 +200,8 @@ func TestSnapshotTakesLong(t *testing.T) {
 	here.close()
 }
 
-// TestScrub flips bits of tables while a view is served: a scrub finds it, Run ends, and the next start builds the view anew.
+// TestScrub flips bits of tables while a view is served: a scrub finds it, Run ends, and the next start builds the view anew, or begins with
+// a snapshot.
 //
 // G17: A damaged row is never served.
 func TestScrub(t *testing.T) {
@@ -208,7 +210,46 @@ func TestScrub(t *testing.T) {
 	history(rnd, r.log, 3000, 300)
 	r.start(r.views()[0])
 	r.wait("orders")
+	var saved bytes.Buffer
+	if _, err := r.p.Backup(t.Context(), "orders", &saved); err != nil {
+		t.Fatal(err)
+	}
 	r.close()
+	for _, tc := range []struct {
+		snapshots []Snapshot
+		live      string
+	}{
+		{nil, "v1-1"},
+		{[]Snapshot{func(_ context.Context, _ string, _ int, w io.Writer) error {
+			_, err := w.Write(saved.Bytes())
+			return err
+		}}, "v1-2"},
+	} {
+		r.cfg.Snapshots = nil
+		damage(t, r, rnd)
+		r.cfg.ScrubRate, r.cfg.Snapshots = 0, tc.snapshots
+		r.start(r.views()[0])
+		r.ready()
+		r.wait("orders")
+		if err := checkOrders(t.Context(), r.p, r.log); err != nil {
+			t.Error(err)
+		}
+		if got := r.live("orders"); got != tc.live {
+			t.Errorf("%s answers, want %s", got, tc.live)
+		}
+		if build, s, err := r.p.StoreStats("orders"); err != nil || build != tc.live || s.Logs == 0 {
+			t.Errorf("%s, %+v, %v", build, s, err)
+		}
+		r.close()
+	}
+	if moved, err := filepath.Glob(r.dir + "/orders/v1-1.damaged-*"); err != nil || len(moved) != 2 {
+		t.Errorf("moved aside: %v, %v", moved, err)
+	}
+}
+
+// damage flips a bit of a table of a view that is served, and waits until that is found.
+func damage(t *testing.T, r *rig, rnd *rand.Rand) {
+	t.Helper()
 	add := func(p *Projector) error {
 		p.scrubEvery = time.Millisecond
 		return r.views()[0](p)
@@ -237,18 +278,6 @@ func TestScrub(t *testing.T) {
 		t.Fatalf("Run: %v, want that it is damaged", err)
 	}
 	r.close()
-	r.cfg.ScrubRate = 0
-	r.start(r.views()[0])
-	r.wait("orders")
-	if err := checkOrders(t.Context(), r.p, r.log); err != nil {
-		t.Error(err)
-	}
-	if moved, err := filepath.Glob(r.dir + "/orders/v1-1.damaged-1"); err != nil || len(moved) != 1 {
-		t.Errorf("moved aside: %v, %v", moved, err)
-	}
-	if build, s, err := r.p.StoreStats("orders"); err != nil || build != "v1-1" || s.Logs == 0 {
-		t.Errorf("%s, %+v, %v", build, s, err)
-	}
 }
 
 // TestCursorKey: projectors with the same key take each other's cursors, others do not.
