@@ -165,6 +165,7 @@ func NewLog(records []Record, foreign func(*Record) bool) *Log {
 		epoch  int16
 		closed map[int64]bool // producer ids that another one has followed
 		shut   map[int64]bool // producer ids with a closing record
+		serves bool           // it wrote more than its claim: what it has to shut out is shut out
 	}
 	owners := map[int32]*owner{}
 	for i := range records {
@@ -187,13 +188,13 @@ func NewLog(records []Record, foreign func(*Record) bool) *Log {
 					o.closed[o.pid] = true
 				}
 				delete(o.closed, r.ProducerID)
-				o.pid, o.epoch = r.ProducerID, r.Epoch
+				o.pid, o.epoch, o.serves = r.ProducerID, r.Epoch, false
 				l.Claims++
 				l.claims[r.Partition] = append(l.claims[r.Partition], r)
 			}
 		case markBarrier:
 			if admitted = admitted && r.ProducerID >= 0 && r.ProducerID == o.pid && r.Epoch >= o.epoch; admitted {
-				o.epoch = r.Epoch
+				o.epoch, o.serves = r.Epoch, true
 			}
 		case markClose:
 			if admitted = admitted && r.ProducerID >= 0 && r.Epoch == closedEpoch; admitted {
@@ -201,13 +202,15 @@ func NewLog(records []Record, foreign func(*Record) bool) *Log {
 			}
 		default:
 			admitted = admitted && r.ProducerID >= 0 && r.ProducerID == o.pid && r.Epoch == o.epoch
+			o.serves = o.serves || admitted
 		}
 		isForeign := foreign != nil && foreign(r)
 		if !admitted {
 			l.Rogue = append(l.Rogue, r)
 			// The coordinator had forgotten the producer id of an owner that claimed while its successor did: it can write until the closing
-			// record. Readers drop that, as here, and if it was acknowledged nevertheless, Acked finds out.
-			late := o.closed[r.ProducerID] && !o.shut[r.ProducerID] && !r.Control
+			// record, which comes before the successor serves. Readers drop that, as here, and if it was acknowledged nevertheless, Acked finds
+			// out.
+			late := o.closed[r.ProducerID] && !o.shut[r.ProducerID] && !o.serves && !r.Control
 			if !isForeign && !late {
 				f.add("%v %s is of %d/%d, the latest claim before it of %d/%d", r, mark, r.ProducerID, r.Epoch, o.pid, o.epoch)
 			}

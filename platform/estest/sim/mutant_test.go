@@ -54,7 +54,7 @@ var allMutants = []mutant{
 			"\t\t\tif again == nil {\n\t\t\t\to.pid, o.epoch, o.sequence, a.pid, a.epoch, a.sequence = pid, epoch, 0, pid, epoch, 0\n" +
 			"\t\t\t\ta.bytes = a.batch.seal(pid, epoch, 0, now)\n\t\t\t\to.mu.Unlock()\n\t\t\t\treturn true\n\t\t\t}\n\t\t}\n\t\tend = o.end("}}},
 	{"an older producer id is not shut out", "Epochs", false, []edit{{claimGo,
-		"\t\tif pid == o.pid {\n", "\t\tif pid > 0 {\n"}}},
+		"\tfor _, pid := range pids {\n\t\ta, err := o.markAttempt(MarkClose)\n", "\tfor _, pid := range pids[:0] {\n\t\ta, err := o.markAttempt(MarkClose)\n"}}},
 	{"an owner serves before it has read up to its claim", "Versions", false, []edit{{partitionGo,
 		"\tif err := p.catchUp(ctx); err != nil {\n\t\treturn err\n\t}\n", "\tp.stored.set(owner.Claimed().Offset + 1)\n"}}},
 	{"readers take what no owner wrote", "Versions", false, []edit{{ruleGo,
