@@ -121,7 +121,7 @@ func TestReplicas(t *testing.T) {
 		t.Errorf("another view: %d, %s", a.status, a.body)
 	}
 	resp, err := http.Head(second.all.Admin + "/v1/views/accounts/backup")
-	if err != nil || resp.StatusCode != 200 {
+	if err != nil || resp.StatusCode != http.StatusOK {
 		t.Fatalf("HEAD: %v, %v", resp, err)
 	}
 	resp.Body.Close()
