@@ -154,7 +154,7 @@ var varying = []struct {
 	{regexp.MustCompile(`[\d,]+( +\d+/\d+)`), "N$1"}, // RATE/S
 	{regexp.MustCompile(`--cursor \S+`), "--cursor C"},
 	{regexp.MustCompile(` +`), " "},
-	{regexp.MustCompile(`(?m)^.*, \d+ of \d+ partitions, N/s.*\n`), ""}, // progress, as often as there is time for
+	{regexp.MustCompile(`(?m)^.*, [N\d]+ of \d+ partitions, N/s.*\n`), ""}, // progress, as often as there is time for
 }
 
 // settled replaces what varies.

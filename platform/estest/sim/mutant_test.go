@@ -84,7 +84,7 @@ var allMutants = []mutant{
 	{"what is on its way counts as refused", "Absent", false, []edit{{engineGo,
 		"return Receipt{}, ErrOutcome.Because(\"the deadline passed while", "return Receipt{}, ErrUnavailable.Because(\"the deadline passed while"}}},
 	{"the store's cursor goes ahead of its events", "Stores", false, []edit{{storerGo,
-		"\t\t\tnext, err := jobs[i].write(&s.rows, b, from)\n", "\t\t\tnext, err := -1, error(nil)\n\t\t\tif jobs[i].bytes%2 == 0 {\n\t\t\t\tnext, err = jobs[i].write(&s.rows, b, from)\n\t\t\t}\n"}}},
+		"\t\t\tnext, err := jobs[i].write(&s.rows, b, from)\n", "\t\t\tnext, err := -1, error(nil)\n\t\t\tif jobs[i].cursor.Next%2 == 0 {\n\t\t\t\tnext, err = jobs[i].write(&s.rows, b, from)\n\t\t\t}\n"}}},
 }
 
 // TestMutants builds the simulation with one line of the platform wrong, and wants the checker named to say so. A checker that never
