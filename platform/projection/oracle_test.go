@@ -19,9 +19,9 @@ import (
 )
 
 var (
-	kills  = flag.Int("projection.kills", 10, "how often TestKill kills")
-	images = flag.Int("projection.images", 4, "how many power cuts TestPowerCut tries")
-	flips  = flag.Int("projection.flips", 12, "how many bits TestFlippedBits flips")
+	kills  = flag.Int("projection.kills", 6, "how often TestKill kills")
+	images = flag.Int("projection.images", 3, "how many power cuts TestPowerCut tries")
+	flips  = flag.Int("projection.flips", 8, "how many bits TestFlippedBits flips")
 )
 
 // oracleEnv makes the test binary the child of the tests of this file: "dir seed events".
