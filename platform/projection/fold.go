@@ -46,8 +46,7 @@ type shard[R, E any] struct {
 	average int64            // what a changed row takes of a batch, with its index entries, in bytes
 	owners  map[string]owner // of the values of unique indexes that changed and are not in the snapshot yet
 
-	one     [1]string // scratch
-	key     []byte
+	key     []byte // scratch
 	value   []byte
 	json    bytes.Buffer
 	encoder *json.Encoder

@@ -410,7 +410,7 @@ func (x *plan) page(r *store.Reader) (page Page, err error) {
 
 // selects reports whether the query selects a row that a change leaves.
 func (x *plan) selects(c *Change) bool {
-	at := []byte(nil)
+	var at []byte
 	if x.index < 0 {
 		at = appendRowKey(nil, c.Row.Key)
 	} else {

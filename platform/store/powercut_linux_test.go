@@ -146,7 +146,6 @@ func syncedEnd(log []byte, acked int) int {
 type writer struct {
 	process *os.Process
 	acks    chan int
-	last    int
 	out     *tail
 	wait    func() error
 }

@@ -77,7 +77,7 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	}
 	server := &http.Server{Handler: count(p), ReadHeaderTimeout: time.Second}
 	go func() { _ = server.Serve(l) }()
-	defer server.Close()
+	defer func() { err = errors.Join(err, server.Close()) }()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ended := make(chan error, 1)
