@@ -309,6 +309,35 @@ func TestRestoreForeignLog(t *testing.T) {
 	}
 }
 
+// TestSweep: what a killed process was making is gone after the next start, and nothing else.
+func TestSweep(t *testing.T) {
+	r := newRig(t, 1)
+	r.log.add(0, change{Kind: "placed", Order: "o-1", Customer: "c-1", Amount: 5})
+	r.start(r.views()[0])
+	r.wait("orders")
+	r.close()
+	dir := r.dir + "/orders/"
+	for _, name := range []string{"v1-1.snapshot", "v1-2.snapshot", "v1-2.sentinel", "v1-2.sentinel.123", "v1-2.restoring.sentinel", "v1-2.restoring.sentinel.99", "v1-1.condemned.7", "view.json.4711", "v1-1.damaged-1", "notes"} {
+		if err := os.WriteFile(dir+name, []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"v1-2", "v1-2.restoring", "v1-1.restoring"} {
+		if err := os.MkdirAll(dir+name, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.start(r.views()[0])
+	r.wait("orders")
+	left, err := filepath.Glob(dir + "*")
+	for i := range left {
+		left[i] = filepath.Base(left[i])
+	}
+	if want := []string{"notes", "v1-1", "v1-1.damaged-1", "v1-1.sentinel", "view.json"}; err != nil || !slices.Equal(left, want) {
+		t.Errorf("there are %v, want %v, %v", left, want, err)
+	}
+}
+
 const restoreEnv = "MILLRACE_PROJECTION_RESTORE"
 
 // TestRestoreKilled kills a process that restores a view again and again: what is there is the view as it was, or as the backup has it.

@@ -150,6 +150,9 @@ func (v *view) auto(g *generation) {
 
 var buildDir = regexp.MustCompile(`^(v[0-9]+-[0-9]+)(\.restoring|\.snapshot)?(\.sentinel|\.condemned)?$`)
 
+// unfinished is the name of a file that was being written in place of another one.
+var unfinished = regexp.MustCompile(`^(v[0-9]+-[0-9]+(\.restoring)?(\.sentinel|\.condemned)|view\.json)\.[0-9]+$`)
+
 // sweep removes what a build that was dropped, begun or restored when the process was killed has left.
 func (v *view) sweep() error {
 	files, err := os.ReadDir(v.dir)
@@ -157,6 +160,12 @@ func (v *view) sweep() error {
 		return ErrControl.Because("%s", v.dir).Wrap(err)
 	}
 	for _, f := range files {
+		if unfinished.MatchString(f.Name()) {
+			if err := os.Remove(filepath.Join(v.dir, f.Name())); err != nil {
+				return ErrControl.Because("%s", v.dir).Wrap(err)
+			}
+			continue
+		}
 		m := buildDir.FindStringSubmatch(f.Name())
 		if m == nil {
 			continue

@@ -191,6 +191,13 @@ func TestSnapshotTakesLong(t *testing.T) {
 	}
 	here.wait("orders")
 	close(on)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for v, seeding := here.p.byName["orders"], true; seeding; <-tick.C {
+		v.mu.Lock()
+		seeding = v.seed.Build != 0
+		v.mu.Unlock()
+	}
 	here.close()
 	if c, err := readControl(here.dir + "/orders"); err != nil || c.Live != "v1-3" || len(c.Generations) != 1 {
 		t.Errorf("%+v, %v, want v1-3 alone", c, err)
@@ -276,6 +283,9 @@ func damage(t *testing.T, r *rig, rnd *rand.Rand) {
 	r.stop = func() error { return nil }
 	if !isRefusal(err) {
 		t.Fatalf("Run: %v, want that it is damaged", err)
+	}
+	if _, err := os.Stat(r.dir + "/orders/v1-1.condemned"); err != nil {
+		t.Errorf("it may be opened again: %v", err)
 	}
 	r.close()
 }
