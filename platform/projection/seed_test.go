@@ -263,6 +263,7 @@ func damage(t *testing.T, r *rig, rnd *rand.Rand) {
 	}
 	r.cfg.ScrubRate = 1 << 40
 	r.start(add)
+	r.ready() // nobody reads but the scrub
 	tables, err := filepath.Glob(r.dir + "/orders/v1-1/*.sst")
 	if err != nil || len(tables) == 0 {
 		t.Fatalf("%v, %v", tables, err)
