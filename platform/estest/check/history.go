@@ -276,9 +276,13 @@ func (l *Log) claimed(a *Attempt, version int64, from, to time.Time) bool {
 		known = events[version-1].Offset
 	}
 	return slices.ContainsFunc(l.claims[events[version].Partition], func(c *Record) bool {
-		return c.Offset > known && (c.Time.IsZero() || !c.Time.Before(from.Add(-stamp)) && !c.Time.After(to.Add(stamp)))
+		return c.Offset > known && (c.Time.IsZero() || !c.Time.Before(from.Add(-stamp-underway)) && !c.Time.After(to.Add(stamp)))
 	})
 }
 
-// stamp is how exact the times of records are.
-const stamp = 2 * time.Millisecond
+const (
+	// stamp is how exact the times of records are.
+	stamp = 2 * time.Millisecond
+	// underway is how long a claim may be on its way to the log: kfake gives records the time at which they were made.
+	underway = 300 * time.Millisecond
+)
