@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"strconv"
 	"syscall"
+	"time"
 
 	"github.com/millrace/millrace/platform/command"
 	"github.com/millrace/millrace/platform/es"
@@ -48,12 +49,44 @@ func (a *commandAPI[S, C, E]) routed(next rest.Handler) rest.Handler {
 			r.SetHeader("Idempotency-Key", key) // also if no owner answers: whoever is told to repeat it must know it
 		}
 		if h.Method == http.MethodGet && lines(r) {
-			if at := a.engine.Route(id); !at.Here && at.Owner.Address != "" {
-				return a.host.passOn(ctx, at.Owner.Address, r)
+			if resp, err := a.passLines(ctx, id, r); resp != nil || err != nil {
+				return resp, err
 			}
 		}
 		return a.dispatch(ctx, id, func(ctx context.Context) (*rest.Response, error) { return next(ctx, r) }, remoteOf(r, body))
 	}
+}
+
+// passLines has another instance answer with lines, whichever owns the stream in the end; nil if that is this one.
+func (a *commandAPI[S, C, E]) passLines(ctx context.Context, id es.StreamID, r *rest.Request) (resp *rest.Response, err error) {
+	late := time.NewTimer(a.timeout)
+	defer late.Stop()
+	for {
+		at := a.engine.Route(id)
+		if at.Here || at.Owner.Address == "" {
+			return nil, nil
+		}
+		if resp, err = a.host.passOn(ctx, at.Owner.Address, r); err != nil || !changedHands(resp.Status, resp.Body) {
+			return resp, err
+		}
+		select {
+		case <-at.Changed:
+		case <-time.After(50 * time.Millisecond):
+		case <-late.C:
+			return resp, nil
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// changedHands reports whether an answer says that the partition is, or may be by now, another instance's: a read may be asked again.
+func changedHands(status int, body []byte) bool {
+	if status != http.StatusServiceUnavailable && status != http.StatusGatewayTimeout {
+		return false
+	}
+	var problem struct{ Code string }
+	return json.Unmarshal(body, &problem) == nil && (problem.Code == command.ErrElsewhere.Code || problem.Code == command.ErrMoved.Code)
 }
 
 // passedOn reports whether a request comes from another instance, which has looked for the owner already.
