@@ -217,8 +217,8 @@ func (o *Owner) markAttempt(kind MarkKind) (*attempt, error) {
 	return &attempt{owner: o, batch: b, count: 1, mark: kind}, nil
 }
 
-// writersBefore returns the producer ids of the records between the last claim or barrier before an offset (that mark included) and
-// the offset; -1 is the end of the log. It looks back 4,096 records at most, unless it meets none at all there.
+// writersBefore returns the producer ids of the records before an offset that are not shut out, back to the last owner that served, its
+// claim or barrier included; -1 is the end of the log. It looks back 4,096 records at most, unless it meets none at all there.
 func (o *Owner) writersBefore(ctx context.Context, before int64) ([]int64, error) {
 	start, end, err := o.bounds(ctx)
 	if err != nil {
@@ -239,18 +239,28 @@ func (o *Owner) writersBefore(ctx context.Context, before int64) ([]int64, error
 	}
 }
 
-// writersOf returns the producer ids of records, from the last one back to a claim or barrier, and whether there was one.
+// writersOf returns the producer ids of records that are not shut out, from the last one back to the last owner that served, and whether
+// there was one: a barrier, or a claim after which its owner wrote something. A claim that nothing followed may have been broken off before
+// all were shut out that it had to.
 func writersOf(records []*kgo.Record) (pids []int64, marked bool) {
+	var shut, wrote []int64
 	for _, r := range slices.Backward(records) {
 		mark, _ := markOf(r.Headers)
-		if r.ProducerID < 0 || r.Attrs.IsControl() || mark == MarkClose {
+		if r.ProducerID < 0 || r.Attrs.IsControl() {
 			continue
 		}
-		if !slices.Contains(pids, r.ProducerID) {
+		if mark == MarkClose {
+			shut = append(shut, r.ProducerID)
+			continue
+		}
+		if !slices.Contains(pids, r.ProducerID) && !slices.Contains(shut, r.ProducerID) {
 			pids = append(pids, r.ProducerID)
 		}
-		if mark == MarkClaim || mark == MarkBarrier {
+		if mark == MarkBarrier || mark == MarkClaim && slices.Contains(wrote, r.ProducerID) {
 			return pids, true
+		}
+		if mark != MarkClaim {
+			wrote = append(wrote, r.ProducerID)
 		}
 	}
 	return pids, false
