@@ -49,31 +49,39 @@ func (a *commandAPI[S, C, E]) routed(next rest.Handler) rest.Handler {
 			r.SetHeader("Idempotency-Key", key) // also if no owner answers: whoever is told to repeat it must know it
 		}
 		if h.Method == http.MethodGet && lines(r) {
-			if resp, err := a.passLines(ctx, id, r); resp != nil || err != nil {
-				return resp, err
-			}
+			return a.lines(ctx, id, r, next)
 		}
 		return a.dispatch(ctx, id, func(ctx context.Context) (*rest.Response, error) { return next(ctx, r) }, remoteOf(r, body))
 	}
 }
 
-// passLines has another instance answer with lines, whichever owns the stream in the end; nil if that is this one.
-func (a *commandAPI[S, C, E]) passLines(ctx context.Context, id es.StreamID, r *rest.Request) (resp *rest.Response, err error) {
+// lines has a request that is answered with lines, of which there may be any number, answered by the owner of the stream, whoever that is
+// in the end: the protocol between instances is for answers that have an end.
+func (a *commandAPI[S, C, E]) lines(ctx context.Context, id es.StreamID, r *rest.Request, next rest.Handler) (resp *rest.Response, err error) {
 	late := time.NewTimer(a.timeout)
 	defer late.Stop()
 	for {
 		at := a.engine.Route(id)
-		if at.Here || at.Owner.Address == "" {
-			return nil, nil
+		moved := true // as long as nobody is known
+		switch {
+		case at.Here:
+			resp, err = next(ctx, r)
+			moved = errors.Is(err, command.ErrElsewhere) || errors.Is(err, command.ErrMoved)
+		case at.Owner.Address != "":
+			resp, err = a.host.passOn(ctx, at.Owner.Address, r)
+			moved = err == nil && changedHands(resp.Status, resp.Body)
 		}
-		if resp, err = a.host.passOn(ctx, at.Owner.Address, r); err != nil || !changedHands(resp.Status, resp.Body) {
+		if !moved {
 			return resp, err
 		}
 		select {
 		case <-at.Changed:
 		case <-time.After(50 * time.Millisecond):
 		case <-late.C:
-			return resp, nil
+			if resp == nil && err == nil {
+				err = command.ErrUnavailable.Because("nobody owns the partition of the stream")
+			}
+			return resp, err
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
