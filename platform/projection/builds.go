@@ -375,6 +375,9 @@ type Estimate struct {
 	Version int
 }
 
+// fits reports whether the disk has room for the build: a quarter more than the one that serves, and 1 GiB for the log of its store.
+func (e *Estimate) fits() bool { return e.Free >= e.Bytes*5/4+1<<30 }
+
 // Estimate returns what a rebuild of a view would take. Errors: ErrViewNotFound, ErrBuildNotFound for a version that the program does not
 // have, the log's.
 func (p *Projector) Estimate(ctx context.Context, name string, o Rebuild) (Estimate, error) {
@@ -460,7 +463,7 @@ func (p *Projector) Rebuild(ctx context.Context, name string, o Rebuild) (id str
 	if err != nil {
 		return "", err
 	}
-	if need := e.Bytes*5/4 + 1<<30; e.Free < need && !o.Force {
+	if !e.fits() && !o.Force {
 		return "", ErrSpace.Because("%d bytes are free; the build that serves has %d, and 1 GiB is left for the log of the store", e.Free, e.Bytes).
 			WithFix("make room on the disk of %s, drop a build that is not needed any more, or use --force", v.dir)
 	}

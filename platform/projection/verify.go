@@ -81,7 +81,7 @@ func (p *Projector) VerifyFresh(ctx context.Context, name string, rate int) (Rep
 	o := Rebuild{Version: a.born.Version}
 	if e, err := v.estimate(ctx, &o); err != nil {
 		return Report{}, err
-	} else if e.Free < e.Bytes*5/4+1<<30 {
+	} else if !e.fits() {
 		return Report{}, ErrSpace.Because("%d bytes are free, the build that serves has %d", e.Free, e.Bytes)
 	}
 	b, err := v.create(birth{Version: o.Version, Rate: rate})

@@ -69,7 +69,7 @@ func (a *commandAPI[S, C, E]) lines(ctx context.Context, id es.StreamID, r *rest
 			moved = errors.Is(err, command.ErrElsewhere) || errors.Is(err, command.ErrMoved)
 		case at.Owner.Address != "":
 			resp, err = a.host.passOn(ctx, at.Owner.Address, r)
-			moved = err == nil && changedHands(resp.Status, resp.Body)
+			moved = err == nil && changedHands(at.Owner.Address, resp.Status, resp.Body) != nil
 		}
 		if !moved {
 			return resp, err
@@ -88,13 +88,23 @@ func (a *commandAPI[S, C, E]) lines(ctx context.Context, id es.StreamID, r *rest
 	}
 }
 
-// changedHands reports whether an answer says that the partition is, or may be by now, another instance's: a read may be asked again.
-func changedHands(status int, body []byte) bool {
+// changedHands returns ErrElsewhere or ErrMoved if an answer of another instance says that the partition is, or may be by now, somebody
+// else's, and nil if it is an answer.
+func changedHands(address string, status int, body []byte) error {
 	if status != http.StatusServiceUnavailable && status != http.StatusGatewayTimeout {
-		return false
+		return nil
 	}
 	var problem struct{ Code string }
-	return json.Unmarshal(body, &problem) == nil && (problem.Code == command.ErrElsewhere.Code || problem.Code == command.ErrMoved.Code)
+	if json.Unmarshal(body, &problem) != nil {
+		return nil
+	}
+	switch problem.Code {
+	case command.ErrElsewhere.Code:
+		return command.ErrElsewhere.Because("%s", address)
+	case command.ErrMoved.Code:
+		return command.ErrMoved.Because("%s", address)
+	}
+	return nil
 }
 
 // passedOn reports whether a request comes from another instance, which has looked for the owner already.
@@ -170,16 +180,8 @@ func (h *host) ask(ctx context.Context, address string, r *forward.Request, repe
 	case err != nil:
 		return nil, nil, err
 	}
-	if got.Status == http.StatusServiceUnavailable || got.Status == http.StatusGatewayTimeout {
-		var problem struct{ Code string }
-		if json.Unmarshal(got.Body, &problem) == nil {
-			switch problem.Code {
-			case command.ErrElsewhere.Code:
-				return nil, nil, command.ErrElsewhere.Because("%s", address)
-			case command.ErrMoved.Code:
-				return nil, nil, command.ErrMoved.Because("%s", address)
-			}
-		}
+	if err := changedHands(address, got.Status, got.Body); err != nil {
+		return nil, nil, err
 	}
 	if repeat && got.Status == http.StatusServiceUnavailable {
 		return nil, nil, command.ErrUnavailable.Because("%s", address)
