@@ -463,14 +463,16 @@ func TestWatch(t *testing.T) {
 	for i := range 10 {
 		r.log.add(0, change{Kind: "taken", Order: "ann", Customer: "a7", Amount: int64(i)})
 	}
-	r.log.add(1, change{Kind: "left", Customer: "a5"})
+	// In the partition of what it undoes: the build after this one may fold the partitions in another order.
+	r.log.add(0, change{Kind: "left", Customer: "a5"})
 	r.wait("seats")
 	back, err := r.p.WatchList("seats", Query{Index: "who", Equal: []string{"ann"}}, nil, seen)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer back.Close()
-	if u := next(back); u.Anew || keysOf(u.Rows) != "a7" || !slices.Equal(u.Gone, []string{"a5"}) || !strings.Contains(string(u.Rows[0].JSON), `"row":9`) {
+	// b1 left in the batch of a5 or in the one after it; who comes back is told of rows that left, were they its own or not.
+	if u := next(back); u.Anew || keysOf(u.Rows) != "a7" || !slices.Contains(u.Gone, "a5") || slices.Contains(u.Gone, "a7") || !strings.Contains(string(u.Rows[0].JSON), `"row":9`) {
 		t.Errorf("%+v, want what changed while it was away", u)
 	}
 	// What it has seen is not known any more.
