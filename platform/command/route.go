@@ -129,9 +129,9 @@ func (e *Engine[S, C, E]) place(ctx context.Context) error {
 	}
 	// Whoever is alone need not wait for the group to meet, which takes Kafka three seconds by default.
 	asking, cancel := context.WithTimeout(ctx, 2*time.Second)
-	n, err := e.cfg.Log.Members(asking, e.cfg.Group)
+	there, err := e.cfg.Log.Members(asking, e.cfg.Group)
 	cancel()
-	if err == nil && n == 0 {
+	if err == nil && len(there) == 0 {
 		for _, p := range e.partitions {
 			p.wish.set(guessed)
 		}
@@ -186,7 +186,7 @@ func (e *Engine[S, C, E]) HandOver(ctx context.Context) {
 		return
 	}
 	e.assign(nil, false)
-	if n, err := e.cfg.Log.Members(ctx, e.cfg.Group); err != nil || n == 0 {
+	if there, err := e.cfg.Log.Members(ctx, e.cfg.Group); err != nil || len(there) == 0 {
 		return
 	}
 	var all sync.WaitGroup

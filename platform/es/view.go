@@ -26,12 +26,19 @@ type View[R, E any] struct {
 	ApplyTo func(key string, row R, e Envelope[E]) R
 	// Gone reports that a row, as Apply returned it, is to be deleted: the next event of its key meets the zero R. nil = rows stay.
 	Gone func(row R) bool
+	// Stream returns the stream whose events, and no others, change the row with a key, in a view of which each row has one: such a view
+	// can be divided among instances by partition. Whether it is true is checked with every event. nil = rows gather the events of any
+	// streams, and every instance has all of them.
+	Stream func(key string) StreamID
 	// Indexes are the ways to find rows other than by key; their names are query parameters.
 	Indexes map[string]Index[R]
 	// OnError says what becomes of an event that the view cannot handle: its code panics, the record cannot be decoded, the row cannot be
 	// stored. The zero value is Halt.
 	OnError Policy
 }
+
+// SameStream is the Stream of a view whose rows have the ids of streams as keys.
+func SameStream(key string) StreamID { return StreamID(key) }
 
 // KeysOf returns the keys of the rows that e belongs to, whether the view has Key or Keys.
 func (v *View[R, E]) KeysOf(e Envelope[E]) []string {

@@ -34,6 +34,15 @@ const (
 // Join makes this process a member of a group and calls assigned, never twice at a time, with the partitions of the topic that it should
 // own, in rising order, each time they change. The first call comes when the group has met, which takes Kafka some seconds for a new one.
 func (c *Client) Join(group string, t Topic, assigned func(partitions []int32)) (*Member, error) {
+	return c.join(group, t, assigned)
+}
+
+// Attend makes this process a member of a group of which only is asked who is there: Members tells its name, 1 to 200 bytes.
+func (c *Client) Attend(group string, t Topic, name string) (*Member, error) {
+	return c.join(group, t, func([]int32) {}, kgo.ClientID(name))
+}
+
+func (c *Client) join(group string, t Topic, assigned func(partitions []int32), more ...kgo.Opt) (*Member, error) {
 	m := &Member{client: c, group: group, told: assigned}
 	change := func(f func(id int32)) func(context.Context, *kgo.Client, map[string][]int32) {
 		return func(_ context.Context, _ *kgo.Client, parts map[string][]int32) {
@@ -56,7 +65,7 @@ func (c *Client) Join(group string, t Topic, assigned func(partitions []int32)) 
 	})
 	lose := change(func(id int32) { m.mine = slices.DeleteFunc(m.mine, func(have int32) bool { return have == id }) })
 	var err error
-	m.kafka, err = kgo.NewClient(append(c.options(),
+	m.kafka, err = kgo.NewClient(append(append(c.options(), more...),
 		kgo.ConsumerGroup(group),
 		kgo.ConsumeTopics(t.Name),
 		kgo.Balancers(kgo.CooperativeStickyBalancer()),
@@ -91,15 +100,21 @@ func (m *Member) Leave(ctx context.Context) error {
 	return nil
 }
 
-// Members returns how many instances a group has; one that died counts until the brokers notice.
-func (c *Client) Members(ctx context.Context, group string) (int, error) {
+// Members returns the names of the instances in a group, sorted: those that Attend was given, else the clients'. One that died is there until
+// the brokers notice.
+func (c *Client) Members(ctx context.Context, group string) ([]string, error) {
 	described, err := c.admin.DescribeGroups(ctx, group)
 	if err == nil {
 		var d = described[group]
 		if d.Err == nil || errors.Is(d.Err, kerr.GroupIDNotFound) {
-			return len(d.Members), nil
+			names := make([]string, len(d.Members))
+			for i, m := range d.Members {
+				names[i] = m.ClientID
+			}
+			slices.Sort(names)
+			return names, nil
 		}
 		err = d.Err
 	}
-	return 0, ErrUnreachable.Because("the members of the group %s cannot be listed", group).Wrap(err)
+	return nil, ErrUnreachable.Because("the members of the group %s cannot be listed", group).Wrap(err)
 }

@@ -416,6 +416,9 @@ func (v *view) estimate(ctx context.Context, o *Rebuild) (Estimate, error) {
 		}
 		for n, end := range ends {
 			tp := es.TopicPartition{Topic: in.topic.Name, Partition: int32(n)}
+			if !v.p.cfg.Range.Has(tp.Partition, in.topic.Partitions) {
+				continue
+			}
 			if byPosition {
 				last, ok := o.Until.Offset(tp)
 				if !ok {

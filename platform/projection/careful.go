@@ -126,6 +126,10 @@ func (f *folding[R, E]) one(topic int, r *run[E], j int, snap *store.Reader) (re
 			break
 		}
 		for _, key := range f.def.KeysOf(*env) {
+			if f.def.Stream != nil && f.def.Stream(key) != env.Stream {
+				return errHalt.Because("its Stream says that the row %.80q is changed by events of the stream %.80q only", key, f.def.Stream(key)).
+					WithFix("correct Stream, or leave it out: rows that gather the events of several streams cannot be divided"), nil
+			}
 			s := f.shard(key)
 			e, err := s.row(key, snap)
 			if errors.Is(err, es.ErrID) {

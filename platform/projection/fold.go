@@ -245,6 +245,9 @@ func (s *shard[R, E]) applyTo(key string, topic int, env *es.Envelope[E], snap *
 	if len(f.shards) > 1 && f.shard(key) != s {
 		return true
 	}
+	if f.def.Stream != nil && f.def.Stream(key) != env.Stream {
+		return false
+	}
 	var e *entry[R]
 	if e, *err = s.row(key, snap); *err != nil {
 		return false

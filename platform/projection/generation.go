@@ -204,7 +204,9 @@ func (g *generation) findSlots() error {
 				continue
 			}
 			for n := range g.code.inputs[i].topic.Partitions {
-				g.slots = append(g.slots, es.TopicPartition{Topic: name, Partition: n})
+				if g.p.cfg.Range.Has(n, g.code.inputs[i].topic.Partitions) {
+					g.slots = append(g.slots, es.TopicPartition{Topic: name, Partition: n})
+				}
 			}
 		}
 		g.parts = make([]atomic.Pointer[part], len(g.slots))
@@ -279,8 +281,11 @@ func (g *generation) slot(tp es.TopicPartition) int {
 	if i < 0 {
 		return -1
 	}
-	n := g.first[i] + int(tp.Partition)
-	if n < len(g.slots) && g.slots[n] == tp {
+	n := g.first[i]
+	if n == len(g.slots) {
+		return -1
+	}
+	if n += int(tp.Partition - g.slots[n].Partition); n >= 0 && n < len(g.slots) && g.slots[n] == tp {
 		return n
 	}
 	return -1

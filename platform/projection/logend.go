@@ -20,7 +20,7 @@ func (p *Projector) LogEnd(ctx context.Context, name string) (es.Positions, erro
 			return nil, err
 		}
 		for n, end := range ends {
-			if end > 0 {
+			if end > 0 && p.cfg.Range.Has(int32(n), in.topic.Partitions) {
 				last = last.With(es.Position{TopicPartition: es.TopicPartition{Topic: in.topic.Name, Partition: int32(n)}, Offset: end - 1})
 			}
 		}

@@ -52,6 +52,9 @@ type Config struct {
 	Snapshots []Snapshot
 	// CursorKey signs the cursors of pages: projectors with the same one take each other's. Without one, each directory has its own.
 	CursorKey []byte
+	// Range is the part of the partitions that the views are of: others have the rest. All views must have a Stream then, no unique index, and
+	// topics with the same number of partitions, at least as many as there are ranges.
+	Range Range
 	// Manual leaves the builds of new versions of a view beside the old one until Switch is called; else they take over when they have caught up.
 	Manual bool
 }
@@ -119,6 +122,9 @@ func newProjector(cfg Config, log journal) (*Projector, error) {
 	}
 	if cfg.WaitMax < 0 || cfg.BatchEvents < 0 || cfg.CatchUpRate < 0 || cfg.CacheBytes < 0 || cfg.ScrubRate < 0 {
 		return nil, ErrConfig.Because("WaitMax, BatchEvents, CatchUpRate, CacheBytes and ScrubRate may not be negative")
+	}
+	if err := cfg.Range.check(); err != nil {
+		return nil, err
 	}
 	cfg.WaitMax = cmp.Or(cfg.WaitMax, 2*time.Second)
 	cfg.BatchEvents = cmp.Or(cfg.BatchEvents, 1<<18)
@@ -201,6 +207,12 @@ func Add[R, E any](p *Projector, v es.View[R, E], inputs ...Input[E]) error {
 		}
 	}
 	c := newCode(v)
+	if p.cfg.Range.part() {
+		if why := undividable(v, inputs, p.cfg.Range); why != "" {
+			return bad("it cannot be divided: %s", why)
+		}
+		c.shape.Range = &p.cfg.Range
+	}
 	for _, in := range inputs {
 		c.shape.Topics = append(c.shape.Topics, in.Topic.Name)
 		c.inputs = append(c.inputs, input{topic: in.Topic, decoder: p.decoder(decoded{in.Topic.Name, reflect.TypeFor[E]()}, typedDecoder[E]{in.Events})})

@@ -37,6 +37,7 @@ type Row struct {
 	JSON     []byte      // the row as encoding/json writes it; the caller's
 	Position es.Position // of the event that changed it last
 	EventID  string      // of that event
+	Place    []byte      // in the order of the query that found it: those of one query on any range compare as bytes do; nil if it was not listed
 }
 
 // An Answer is a row with what it is based on.
@@ -57,6 +58,7 @@ type Query struct {
 	Reverse  bool     // from the last to the first
 	Limit    int      // rows per page, 1 to MaxLimit; 0 = DefaultLimit
 	Cursor   string   // Page.Next of the page before, "" = the first page
+	After    []byte   // in place of Cursor: the Place after which rows are wanted, of a page that was merged of those of several ranges
 	// Where selects among these rows; nil = all. It is asked for at most MaxScan rows of a page, so that a page may have few rows, or none,
 	// and still not be the last one. Name says what it does: a cursor is for queries with the same one only.
 	Where func(Row) (bool, error)
@@ -67,6 +69,7 @@ type Query struct {
 type Page struct {
 	Rows    []Row
 	Next    string // the Cursor of the next page; "" = this is the last one
+	Last    []byte // the Place of the last row that was looked at, selected or not
 	Applied es.Positions
 	Lag     time.Duration
 	Build   string
@@ -226,12 +229,17 @@ func (p *Projector) plan(g *generation, q *Query) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	if q.Cursor == "" {
-		return x, nil
+	last := q.After
+	if q.Cursor != "" {
+		if last, err = p.After(g.view.name, g.born.Version, q); err != nil {
+			return nil, err
+		}
 	}
-	last, err := p.verify(g, q)
-	if err != nil {
-		return nil, err
+	switch {
+	case last == nil:
+		return x, nil
+	case bytes.Compare(last, x.rg.From) < 0 || x.rg.To != nil && bytes.Compare(last, x.rg.To) >= 0:
+		return nil, ErrCursor.Because("it is of another query")
 	}
 	if q.Reverse {
 		x.rg.To = last
@@ -391,7 +399,7 @@ func (x *plan) page(r *store.Reader) (page Page, err error) {
 	var last []byte
 	err = x.scan(r, false, func(at []byte, row Row) (bool, error) {
 		if len(page.Rows) == q.Limit || bytes > maxPageBytes || looked == MaxScan {
-			page.Next = x.p.sign(x.g, q, last)
+			page.Next, page.Last = x.p.CursorAfter(x.g.view.name, x.g.born.Version, q, last), last
 			return false, nil
 		}
 		looked++
@@ -401,6 +409,7 @@ func (x *plan) page(r *store.Reader) (page Page, err error) {
 				return err == nil, err
 			}
 		}
+		row.Place = at
 		page.Rows = append(page.Rows, row)
 		bytes += len(row.JSON)
 		return true, nil
@@ -454,12 +463,14 @@ const (
 	maxCursor    = 2 * (1 + cursorMAC + 2 + MaxIndexValue + es.MaxIDBytes)
 )
 
-func (p *Projector) sign(g *generation, q *Query, last []byte) string {
-	b := append([]byte{cursorFormat}, p.cursorMAC(g, q, last)...)
+// CursorAfter returns the cursor of the page of a version of a view that begins after a Place.
+func (p *Projector) CursorAfter(view string, version int, q *Query, last []byte) string {
+	b := append([]byte{cursorFormat}, p.cursorMAC(view, version, q, last)...)
 	return base64.RawURLEncoding.EncodeToString(append(b, last...))
 }
 
-func (p *Projector) verify(g *generation, q *Query) (last []byte, err error) {
+// After returns the Place after which the page of q.Cursor begins, or ErrCursor.
+func (p *Projector) After(view string, version int, q *Query) (last []byte, err error) {
 	bad := ErrCursor.WithFix("use the cursor of the page before with the same query, or none to begin anew")
 	if len(q.Cursor) > maxCursor {
 		return nil, bad
@@ -469,19 +480,19 @@ func (p *Projector) verify(g *generation, q *Query) (last []byte, err error) {
 		return nil, bad
 	}
 	last = b[1+cursorMAC:]
-	if !hmac.Equal(b[1:1+cursorMAC], p.cursorMAC(g, q, last)) {
+	if !hmac.Equal(b[1:1+cursorMAC], p.cursorMAC(view, version, q, last)) {
 		return nil, bad
 	}
 	return last, nil
 }
 
-func (p *Projector) cursorMAC(g *generation, q *Query, last []byte) []byte {
+func (p *Projector) cursorMAC(view string, version int, q *Query, last []byte) []byte {
 	h := hmac.New(sha256.New, p.mac)
 	var text []byte
-	for _, s := range append([]string{g.view.name, q.Index, q.Prefix, q.From, q.To, q.Name, string(last)}, q.Equal...) {
+	for _, s := range append([]string{view, q.Index, q.Prefix, q.From, q.To, q.Name, string(last)}, q.Equal...) {
 		text = appendText(text, s)
 	}
-	text = binary.AppendUvarint(text, uint64(g.born.Version))
+	text = binary.AppendUvarint(text, uint64(version))
 	if q.Reverse {
 		text = append(text, 1)
 	}
@@ -559,7 +570,8 @@ func (p *Projector) Export(ctx context.Context, view string, q Query, atLeast es
 // Rows yields the rows. An error is the last thing it yields.
 func (e *Export) Rows() iter.Seq2[Row, error] {
 	return func(yield func(Row, error) bool) {
-		err := e.x.scan(e.r, false, func(_ []byte, row Row) (bool, error) {
+		err := e.x.scan(e.r, false, func(at []byte, row Row) (bool, error) {
+			row.Place = at
 			if where := e.x.q.Where; where != nil {
 				if wanted, err := where(row); err != nil || !wanted {
 					return err == nil, err

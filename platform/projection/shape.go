@@ -9,8 +9,9 @@ import (
 
 // A shape is what of a view's code shows in what is stored: a store that has another one belongs to another code.
 type shape struct {
-	Topics  []string     `json:"topics"`  // sorted
-	Indexes []indexShape `json:"indexes"` // sorted by name
+	Topics  []string     `json:"topics"`          // sorted
+	Indexes []indexShape `json:"indexes"`         // sorted by name
+	Range   *Range       `json:"range,omitempty"` // of the partitions; nil = all
 }
 
 // An indexShape is an index without the functions.

@@ -186,7 +186,8 @@ func (v *view) caughtUp() bool {
 	live, _ := v.serving()
 	for _, g := range there.builds {
 		b, _ := there.ctl.find(g.born.id())
-		if (b.Auto || g == live) && g.code != nil && !g.reached.Load() {
+		// What is shown may be seen before it is noted that it is enough.
+		if (b.Auto || g == live) && g.code != nil && !g.reached.Load() && !g.caughtUp(g.shown.Load()) {
 			return false
 		}
 	}

@@ -50,6 +50,7 @@ const retryAfter = time.Second
 
 // wait returns when the view has committed all of need, or ErrForeignTopic, ErrPositionAhead, ErrNotCaughtUp, ctx's error.
 func (p *Projector) wait(ctx context.Context, g *generation, need es.Positions) error {
+	need = p.own(need)
 	if len(need) == 0 {
 		return nil
 	}
