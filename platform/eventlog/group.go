@@ -87,6 +87,9 @@ func (c *Client) join(group string, t Topic, assigned func(partitions []int32), 
 	return m, nil
 }
 
+// Group returns the name of the group.
+func (m *Member) Group() string { return m.group }
+
 // Leave ends the membership; the others are told to share what was assigned here. assigned is not called any more.
 func (m *Member) Leave(ctx context.Context) error {
 	m.mu.Lock()

@@ -140,7 +140,6 @@ func (v *view) best(version int) (best *generation) {
 
 // auto has a generation take over when it has caught up.
 func (v *view) auto(g *generation) {
-	g.born.Auto = true
 	for i := range v.ctl.Generations {
 		if v.ctl.Generations[i].id() == g.born.id() {
 			v.ctl.Generations[i].Auto = true
@@ -308,7 +307,6 @@ func (v *view) switchTo(g *generation) error {
 		return err
 	}
 	v.ctl = ctl
-	g.born.Auto, old.born.Auto = false, false
 	v.serve(g)
 	v.publish()
 	v.p.cfg.Logger.Info("projection: another build answers queries", "view", v.name, "build", g.born.id(), "before", old.born.id())

@@ -22,7 +22,7 @@ import (
 type generation struct {
 	p    *Projector
 	view *view
-	born birth
+	born birth // as it was; what becomes of it is in the view's control
 	code *code // nil: the program has this version no more; what is stored is served as it is
 
 	dir   string

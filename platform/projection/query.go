@@ -81,6 +81,7 @@ type Count struct {
 	More    bool // there may be more: MaxCount rows were looked at
 	Applied es.Positions
 	Lag     time.Duration
+	Build   string
 }
 
 // live returns the generation of a view that answers queries, or ErrViewNotFound.
@@ -171,7 +172,7 @@ func (p *Projector) Count(ctx context.Context, view string, q Query, atLeast es.
 	}
 	var c Count
 	err = g.read(func(r *store.Reader, s *shown) error {
-		c = Count{Applied: g.positions(s), Lag: g.lag(s, time.Now())}
+		c = Count{Applied: g.positions(s), Lag: g.lag(s, time.Now()), Build: g.born.id()}
 		looked := 0
 		return x.scan(r, q.Where == nil, func(_ []byte, row Row) (bool, error) {
 			if ctx.Err() != nil {

@@ -127,7 +127,7 @@ func (v *view) confirm(ctx context.Context) error {
 			}
 			return err
 		}
-		b.Restored, g.born.Restored = false, false
+		b.Restored = false
 		if err := v.ctl.write(v.dir); err != nil {
 			return err
 		}

@@ -58,6 +58,8 @@ type Config struct {
 	ViewAuditRate     int           `key:"view.audit.rate" default:"5000" usage:"events per second that an audit reads"`
 	ViewScrubRate     int           `key:"view.scrub.rate" default:"4194304" usage:"bytes per second at which views are read again while they are served, each once an hour, to find damage; 0 = never"`
 	ViewSnapshotFrom  []string      `key:"view.snapshot.from" usage:"admin addresses of other instances, comma separated: a view of which nothing is stored begins with the snapshot of one of them"`
+	ViewRanges        int           `key:"view.ranges" default:"0" usage:"divide views whose rows are of one stream each into so many ranges of partitions, of which each instance has some; 0 or 1 = each has all"`
+	ViewCopies        int           `key:"view.copies" default:"2" usage:"how many instances have each range"`
 	LogLevel          string        `key:"log.level" default:"warn" usage:"debug, info, warn or error"`
 	LogFormat         string        `key:"log.format" default:"text" usage:"text or json"`
 	ReadyFile         string        `key:"ready.file" usage:"file to write the addresses to, as JSON, once ready"`
@@ -303,6 +305,9 @@ func (c *Config) check() error {
 	}
 	if c.CommandTimeout > 50*time.Second || c.QueryWaitMax > 50*time.Second {
 		return ErrConfig.Because("command.timeout and query.wait.max must not exceed 50s, for an answer must be given within a minute")
+	}
+	if c.ViewRanges > 1000 || c.ViewCopies < 1 {
+		return ErrConfig.Because("view.ranges is %d and view.copies %d; there are up to 1000 ranges, with 1 copy at least", c.ViewRanges, c.ViewCopies)
 	}
 	for _, at := range c.ViewSnapshotFrom {
 		if u, err := url.Parse(at); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {

@@ -17,7 +17,6 @@ import (
 	"github.com/millrace/millrace/platform/eventlog"
 	"github.com/millrace/millrace/platform/fault"
 	"github.com/millrace/millrace/platform/forward"
-	"github.com/millrace/millrace/platform/projection"
 	"github.com/millrace/millrace/platform/registry"
 	"github.com/millrace/millrace/platform/rest"
 	"github.com/millrace/millrace/platform/store"
@@ -72,16 +71,17 @@ type task struct {
 }
 
 func newHost(a App, c Config, logger *slog.Logger) *host {
+	views := newViewSet()
 	h := &host{
-		app: a.Name, short: a.Short, config: c, logger: logger, instance: a.Name + "-" + rand.Text()[:8], metrics: newMetrics(),
+		app: a.Name, short: a.Short, config: c, logger: logger, instance: a.Name + "-" + rand.Text()[:8], metrics: newMetrics(views),
 		authorize: a.Authorize, trace: a.Trace, secured: a.Authenticate != nil || a.Authorize != nil,
 		operations: map[string]operations{}, confirms: map[string]func(context.Context, int32) error{}, batches: map[string]batched{},
-		views: viewAdmin{map[string]*projection.Projector{}},
+		views: viewAdmin{views},
 	}
 	h.http = rest.NewServer(rest.Options{Logger: logger, Checks: []rest.Check{{Name: "roles", Ready: h.ready}}, Document: "/openapi.json", Authenticate: a.Authenticate})
 	h.document()
 	token := peerToken(c.PeerToken)
-	h.peers = forward.NewPool(forward.PoolOptions{Instance: h.instance, Sign: token.sign, Logger: logger, OnForward: h.metrics.forwarded})
+	h.peers = forward.NewPool(forward.PoolOptions{Instance: h.instance, MaxBody: forwardBody, Sign: token.sign, Logger: logger, OnForward: h.metrics.forwarded})
 	o := forward.ServerOptions{Logger: logger}
 	if token != "" {
 		o.Authorize = token.check // without a secret, only instances on the same machine are let in
@@ -106,6 +106,9 @@ func newHost(a App, c Config, logger *slog.Logger) *host {
 	})
 	return h
 }
+
+// forwardBody is the longest answer that an instance takes from another one: a page of rows, with their places.
+const forwardBody = 32 << 20
 
 var errStopping = fault.New(fault.Unavailable, "stopping", "this instance is stopping")
 

@@ -187,7 +187,7 @@ func TestLiveResume(t *testing.T) {
 			change()
 		}
 		if round == 4 {
-			if _, err := r.host.views.engines["savings"].Rebuild(ctx, "savings", projection.Rebuild{Switch: true}); err != nil {
+			if _, err := r.host.engine(t, "savings").Rebuild(ctx, "savings", projection.Rebuild{Switch: true}); err != nil {
 				t.Fatal(err)
 			}
 		}

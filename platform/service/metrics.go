@@ -27,7 +27,7 @@ type metrics struct {
 	commands  *prometheus.HistogramVec // by aggregate, command and outcome
 	counted   *prometheus.CounterVec   // by the same
 	appended  *prometheus.CounterVec   // by topic and event type
-	views     viewMetrics              // filled while the process starts
+	views     viewMetrics
 	audited   *prometheus.CounterVec
 	differing *prometheus.CounterVec
 	fences    *prometheus.CounterVec   // by topic and reason
@@ -36,8 +36,9 @@ type metrics struct {
 	passed    *prometheus.HistogramVec // by outcome
 }
 
-func newMetrics() *metrics {
+func newMetrics(views *viewSet) *metrics {
 	m := &metrics{
+		views:    viewMetrics{views},
 		registry: prometheus.NewRegistry(),
 		commands: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "millrace_command_duration_seconds", Help: "From a command's arrival to its answer.",
@@ -121,7 +122,7 @@ func outcome(r command.Receipt, err error) string {
 }
 
 // viewMetrics reports the state of the projectors' views when it is asked.
-type viewMetrics struct{ engines []*projection.Projector }
+type viewMetrics struct{ *viewSet }
 
 var (
 	viewLabels  = []string{"view", "topic", "partition"}
@@ -144,38 +145,39 @@ func (v *viewMetrics) Describe(d chan<- *prometheus.Desc) {
 }
 
 func (v *viewMetrics) Collect(m chan<- prometheus.Metric) {
-	for _, e := range v.engines {
-		collectViews(e, m)
-	}
+	_ = v.each(func(name string, o operated) error {
+		if st, err := o.status(name); err == nil {
+			collectView(&st, m)
+		}
+		return nil
+	})
 }
 
 // states are those that millrace_view_state tells apart.
 var states = []string{projection.Building, projection.Running, projection.Halted, projection.Stalled, projection.Paused, projection.Frozen}
 
-func collectViews(e *projection.Projector, m chan<- prometheus.Metric) {
+func collectView(s *projection.ViewStatus, m chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		m <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
-	for _, s := range e.Status() {
-		for i, b := range s.Builds {
-			gauge(buildProgress, b.Progress, s.Name, b.ID)
-			gauge(buildBytes, float64(b.Bytes), s.Name, b.ID)
-			if i > 0 {
-				continue // the others are for those who ask for them
+	for i, b := range s.Builds {
+		gauge(buildProgress, b.Progress, s.Name, b.ID)
+		gauge(buildBytes, float64(b.Bytes), s.Name, b.ID)
+		if i > 0 {
+			continue // the others are for those who ask for them
+		}
+		for _, state := range states {
+			on := 0.0
+			if b.State == state {
+				on = 1
 			}
-			for _, state := range states {
-				on := 0.0
-				if b.State == state {
-					on = 1
-				}
-				gauge(viewRunning, on, s.Name, state)
-			}
-			gauge(viewLetters, float64(b.Letters), s.Name)
-			for _, p := range b.Partitions {
-				partition := strconv.Itoa(int(p.Partition))
-				gauge(lagRecords, float64(max(0, p.End-p.Next)), s.Name, p.Topic, partition)
-				gauge(lagSeconds, p.Lag.Seconds(), s.Name, p.Topic, partition)
-			}
+			gauge(viewRunning, on, s.Name, state)
+		}
+		gauge(viewLetters, float64(b.Letters), s.Name)
+		for _, p := range b.Partitions {
+			partition := strconv.Itoa(int(p.Partition))
+			gauge(lagRecords, float64(max(0, p.End-p.Next)), s.Name, p.Topic, partition)
+			gauge(lagSeconds, p.Lag.Seconds(), s.Name, p.Topic, partition)
 		}
 	}
 }

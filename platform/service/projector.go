@@ -31,7 +31,10 @@ type View struct {
 	indexes  []index
 	subjects []contract.Subject
 	row      reflect.Type
+	topics   []string
 	form     projection.Form
+	stream   func(key string) es.StreamID // whose events change a row; nil = those of any
+	whole    string                       // why it cannot be divided; "" = it can
 	add      func(ctx context.Context, h *host, p *projection.Projector, topic func(name string) (eventlog.Topic, error)) error
 }
 
@@ -103,16 +106,15 @@ func (d anyOf[E]) Envelopes(ctx context.Context, dst []es.Envelope[any], r event
 }
 
 func viewOver[R, E any](v es.View[R, E], sources ...source[E]) View {
-	out := View{name: v.Name, version: v.Version, row: reflect.TypeFor[R]()}
+	out := View{name: v.Name, version: v.Version, row: reflect.TypeFor[R](), stream: v.Stream, whole: projection.Undividable(v)}
 	for _, name := range sortedKeys(v.Indexes) {
 		out.indexes = append(out.indexes, index{name, v.Indexes[name].Shape()})
 	}
-	var topics []string
 	for _, s := range sources {
 		out.subjects = append(out.subjects, s.subjects...)
-		topics = append(topics, s.topic)
+		out.topics = append(out.topics, s.topic)
 	}
-	out.form = projection.FormOf(v, topics...)
+	out.form = projection.FormOf(v, out.topics...)
 	out.add = func(ctx context.Context, h *host, p *projection.Projector, topic func(name string) (eventlog.Topic, error)) error {
 		inputs := make([]projection.Input[E], len(sources))
 		for i, s := range sources {
@@ -161,14 +163,6 @@ func (p Projector) contracts() []contract.Subject {
 }
 
 func (p Projector) start(ctx context.Context, h *host) error {
-	engine, err := projection.New(projection.Config{
-		Log: h.log, Dir: filepath.Join(h.config.DataDir, p.dir()), Logger: h.logger.With("role", p.Name), WaitMax: h.config.QueryWaitMax,
-		Manual: h.config.ViewSwitch == "manual", StoreOptions: store.Options{MemTable: memTable},
-		ScrubRate: int64(h.config.ViewScrubRate), Snapshots: h.snapshots(), CursorKey: peerToken(h.config.PeerToken).key("cursors of lists"),
-	})
-	if err != nil {
-		return err
-	}
 	topics := map[string]eventlog.Topic{}
 	topic := func(name string) (eventlog.Topic, error) {
 		if t, ok := topics[name]; ok {
@@ -178,40 +172,122 @@ func (p Projector) start(ctx context.Context, h *host) error {
 		topics[name] = t
 		return t, err
 	}
-	newest := map[string]View{}
-	for _, v := range p.Views {
-		if err := v.add(ctx, h, engine, topic); err != nil {
-			return err
-		}
-		if old, ok := newest[v.name]; !ok || old.version < v.version {
-			newest[v.name] = v
-		}
-	}
-	h.closers = append(h.closers, engine.Close)
-	if err := engine.Open(); err != nil {
+	whole, divided := p.divide(h)
+	// Without views it still signs the cursors of those that are divided.
+	engine, err := p.open(ctx, h, whole, topic, func(c *projection.Config) {
+		c.Dir, c.Snapshots = filepath.Join(h.config.DataDir, p.dir()), h.snapshots()
+	})
+	if err != nil {
 		return err
 	}
-	for _, name := range sortedKeys(newest) {
-		if h.views.engines[name] != nil {
-			return ErrRole.Because("projector %q: another projector of this process has a view %q", p.Name, name)
+	h.closers = append(h.closers, engine.Close)
+	for _, v := range newest(whole) {
+		if !h.views.add(v.name, operated{engine, v.name}) {
+			return errTwice(p.Name, v.name)
 		}
-		h.views.engines[name] = engine
-		api := newViewAPI(newest[name], engine)
-		for _, r := range api.routes() {
+		api := newViewAPI(v, engine)
+		for _, r := range api.routes(api.list, api.row) {
 			h.handle(r)
 		}
 	}
 	h.run(p.Name, engine.Run)
-	if h.config.ViewAuditInterval > 0 {
-		audit := &viewAudit{engine: engine, views: sortedKeys(newest), share: auditShare, interval: h.config.ViewAuditInterval, rate: h.config.ViewAuditRate, logger: h.logger.With("role", p.Name), metrics: h.metrics}
-		h.run(p.Name+" audit", audit.run)
+	if h.config.ViewAuditInterval > 0 && len(whole) > 0 {
+		h.run(p.Name+" audit", p.audit(h, engine, whole).run)
 	}
-	h.metrics.views.engines = append(h.metrics.views.engines, engine)
 	h.check(p.Name, func(context.Context) error {
 		if !engine.CaughtUp() {
 			return projection.ErrNotCaughtUp.Because("the views of %s are being brought up to date", p.Name)
 		}
 		return nil
 	})
+	if len(divided) == 0 {
+		return nil
+	}
+	s, err := newSpreader(h, p, divided, topic)
+	if err != nil {
+		return err
+	}
+	for _, v := range newest(divided) {
+		if !h.views.spread(v.name, s) {
+			return errTwice(p.Name, v.name)
+		}
+		api := &dividedAPI{viewAPI: newViewAPI(v, engine), spread: s}
+		for _, r := range api.routes(api.list, api.row) {
+			h.handle(r)
+		}
+	}
+	s.begin()
 	return nil
+}
+
+func errTwice(projector, view string) error {
+	return ErrRole.Because("projector %q: another projector of this process has a view %q", projector, view)
+}
+
+// divide tells views that every instance has as a whole from those of which each has some ranges.
+func (p Projector) divide(h *host) (whole, divided []View) {
+	if h.config.ViewRanges <= 1 {
+		return p.Views, nil
+	}
+	why := map[string]string{}
+	for _, v := range p.Views {
+		if v.whole != "" {
+			why[v.name] = v.whole
+		}
+	}
+	for _, v := range p.Views {
+		if why[v.name] == "" {
+			divided = append(divided, v)
+			continue
+		}
+		whole = append(whole, v)
+	}
+	for _, name := range sortedKeys(why) {
+		h.logger.Info("every instance has the whole view: it cannot be divided", "view", name, "reason", why[name])
+	}
+	return whole, divided
+}
+
+// newest returns the newest version of each view, by name.
+func newest(views []View) []View {
+	of := map[string]View{}
+	for _, v := range views {
+		if old, ok := of[v.name]; !ok || old.version < v.version {
+			of[v.name] = v
+		}
+	}
+	out := make([]View, 0, len(of))
+	for _, name := range sortedKeys(of) {
+		out = append(out, of[name])
+	}
+	return out
+}
+
+// open opens the engine of some of the views.
+func (p Projector) open(ctx context.Context, h *host, views []View, topic func(string) (eventlog.Topic, error), set func(*projection.Config)) (*projection.Projector, error) {
+	c := projection.Config{
+		Log: h.log, Logger: h.logger.With("role", p.Name), WaitMax: h.config.QueryWaitMax,
+		Manual: h.config.ViewSwitch == "manual", StoreOptions: store.Options{MemTable: memTable},
+		ScrubRate: int64(h.config.ViewScrubRate), CursorKey: peerToken(h.config.PeerToken).key("cursors of lists"),
+	}
+	set(&c)
+	engine, err := projection.New(c)
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range views {
+		if err := v.add(ctx, h, engine, topic); err != nil {
+			return nil, err
+		}
+	}
+	return engine, engine.Open()
+}
+
+// audit returns the audit of an engine's views.
+func (p Projector) audit(h *host, engine *projection.Projector, views []View) *viewAudit {
+	a := &viewAudit{engine: engine, share: auditShare, interval: h.config.ViewAuditInterval, rate: h.config.ViewAuditRate, logger: h.logger.With("role", p.Name), metrics: h.metrics}
+	for _, v := range newest(views) {
+		a.views = append(a.views, v.name)
+	}
+	return a
 }

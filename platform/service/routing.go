@@ -186,11 +186,16 @@ func (h *host) ask(ctx context.Context, address string, r *forward.Request, repe
 	if repeat && got.Status == http.StatusServiceUnavailable {
 		return nil, nil, command.ErrUnavailable.Because("%s", address)
 	}
-	resp = &rest.Response{Status: got.Status, Header: make(http.Header, len(got.Header)), Body: got.Body, ContentType: got.Get("Content-Type")}
+	return fromPeer(got), nil, nil
+}
+
+// fromPeer returns the answer of another instance as one of ours.
+func fromPeer(got *forward.Response) *rest.Response {
+	resp := &rest.Response{Status: got.Status, Header: make(http.Header, len(got.Header)), Body: got.Body, ContentType: got.Get("Content-Type")}
 	for _, f := range got.Header {
 		resp.Header[f.Name] = append(resp.Header[f.Name], f.Value)
 	}
-	return resp, nil, nil
+	return resp
 }
 
 // succeedPath is where an instance tells another that it has claimed a partition of an aggregate: an owner that was deposed and is idle
@@ -221,7 +226,7 @@ func (h *host) succeeded(ctx context.Context, r *rest.Request) (*rest.Response, 
 }
 
 // passOn has a request whose answer has no bound answered by another instance, and passes the answer on as it comes.
-func (h *host) passOn(_ context.Context, address string, r *rest.Request) (*rest.Response, error) {
+func (h *host) passOn(_ context.Context, address string, r *rest.Request, more ...forward.Field) (*rest.Response, error) {
 	in := r.HTTP()
 	ask := func(ctx context.Context) (*http.Response, error) {
 		out, err := http.NewRequestWithContext(ctx, in.Method, "http://"+address+in.URL.RequestURI(), nil)
@@ -230,6 +235,9 @@ func (h *host) passOn(_ context.Context, address string, r *rest.Request) (*rest
 		}
 		out.Header = in.Header.Clone()
 		out.Header.Set(headerHop, h.instance)
+		for _, f := range more {
+			out.Header.Set(f.Name, f.Value)
+		}
 		return h.streams.RoundTrip(out)
 	}
 	ctx, cancel := context.WithCancel(in.Context())

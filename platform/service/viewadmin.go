@@ -18,6 +18,7 @@ import (
 // A viewAdmin operates the views of a process, on its admin address:
 //
 //	GET    /v1/views[/<view>]                     how they are
+//	GET    /v1/views/<view>/ranges                of a divided view: who has which range
 //	GET    /v1/views/<view>/end                   the positions at which the log ends now, for those who wait until the view has all of it
 //	POST   /v1/views/<view>/rebuild               begins a build beside the one that answers queries; {"dry_run":true} says what it would take
 //	POST   /v1/views/<view>/verify                compares two builds, or one with a fresh fold of the log, at the same positions
@@ -27,15 +28,14 @@ import (
 //	GET    /v1/views/<view>/backup[?version=N]    a backup of what it shows, at the positions of Millrace-Position
 //	GET    /v1/views/<view>/store                 what its store takes
 //	GET    /v1/views/<view>/letters               dead letters; ?at=POSITION: one, with its event; POST …/retry, …/discard
-type viewAdmin struct {
-	engines map[string]*projection.Projector
-} // by view
+type viewAdmin struct{ *viewSet }
 
 // mount adds the routes to the admin server.
 func (a *viewAdmin) mount(s *rest.Server) {
 	view := "/v1/views/:view"
 	s.Handle(http.MethodGet, "/v1/views", a.list)
 	s.Handle(http.MethodGet, view, a.describe)
+	s.Handle(http.MethodGet, view+"/ranges", a.ranges)
 	s.Handle(http.MethodGet, view+"/end", a.end)
 	s.Handle(http.MethodPost, view+"/rebuild", a.rebuild)
 	s.Handle(http.MethodPost, view+"/verify", a.verify)
@@ -54,33 +54,32 @@ func (a *viewAdmin) mount(s *rest.Server) {
 
 // engine returns the projector of the view that a request names.
 func (a *viewAdmin) engine(r *rest.Request) (*projection.Projector, string, error) {
-	name := r.Param("view")
-	if e := a.engines[name]; e != nil {
-		return e, name, nil
-	}
-	return nil, "", projection.ErrViewNotFound.Because("%.100q", name).WithFix("use one of %s", strings.Join(sortedKeys(a.engines), ", "))
+	o, err := a.find(r.Param("view"))
+	return o.engine, o.view, err
 }
 
 func (a *viewAdmin) list(context.Context, *rest.Request) (*rest.Response, error) {
 	out := struct {
 		Views []projection.ViewStatus `json:"views"`
 	}{[]projection.ViewStatus{}}
-	for _, name := range sortedKeys(a.engines) {
-		st, err := a.engines[name].StatusOf(name)
-		if err != nil {
-			return nil, err
-		}
+	err := a.each(func(name string, o operated) error {
+		st, err := o.status(name)
 		out.Views = append(out.Views, st)
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
 	return rest.JSON(http.StatusOK, out), nil
 }
 
 func (a *viewAdmin) describe(_ context.Context, r *rest.Request) (*rest.Response, error) {
-	e, name, err := a.engine(r)
+	name := r.Param("view")
+	o, err := a.find(name)
 	if err != nil {
 		return nil, err
 	}
-	st, err := e.StatusOf(name)
+	st, err := o.status(name)
 	if err != nil {
 		return nil, err
 	}

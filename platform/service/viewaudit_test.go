@@ -31,7 +31,7 @@ func TestViewAudit(t *testing.T) {
 		}
 	}
 	var log bytes.Buffer
-	a := viewAudit{engine: r.host.views.engines["accounts"], share: 1, logger: slog.New(slog.NewTextHandler(&log, nil)), metrics: r.host.metrics}
+	a := viewAudit{engine: r.host.engine(t, "accounts"), share: 1, logger: slog.New(slog.NewTextHandler(&log, nil)), metrics: r.host.metrics}
 	for view, differing := range map[string]float64{"accounts": 0, "impure": 5} {
 		a.audit(t.Context(), view)
 		if got := testutil.ToFloat64(r.host.metrics.audited.WithLabelValues(view)); got != 5 {

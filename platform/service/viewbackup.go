@@ -22,6 +22,10 @@ func (a *viewAdmin) backup(_ context.Context, r *rest.Request) (*rest.Response, 
 	if err != nil {
 		return nil, err
 	}
+	return backupOf(e, name, r)
+}
+
+func backupOf(e *projection.Projector, name string, r *rest.Request) (*rest.Response, error) {
 	q, err := r.Only("version")
 	if err != nil {
 		return nil, err
@@ -85,25 +89,32 @@ var errSnapshot = fault.New(fault.Unavailable, "no_snapshot", "the instance give
 // snapshots returns how the backups of other instances are had.
 func (h *host) snapshots() (all []projection.Snapshot) {
 	for _, at := range h.config.ViewSnapshotFrom {
-		all = append(all, func(ctx context.Context, view string, version int, w io.Writer) error {
-			if err := h.snapshot(ctx, at, view, version, w); err != nil {
-				return errSnapshot.Because("%s", at).Wrap(err)
-			}
-			return nil
-		})
+		all = append(all, h.snapshotFrom(strings.TrimSuffix(at, "/")+"/v1/views", ""))
 	}
 	return all
 }
 
-// snapshot writes the backup that the instance with an admin address has of a view to w.
-func (h *host) snapshot(ctx context.Context, at, view string, version int, w io.Writer) error {
+// snapshotFrom returns how backups of views are had from an instance; at is the URL before the view's name, token what it is to know us by.
+func (h *host) snapshotFrom(at string, token peerToken) projection.Snapshot {
+	return func(ctx context.Context, view string, version int, w io.Writer) error {
+		if err := h.snapshot(ctx, at+"/"+url.PathEscape(view)+"/backup?version="+strconv.Itoa(version), token, w); err != nil {
+			return errSnapshot.Because("%s", at).Wrap(err)
+		}
+		return nil
+	}
+}
+
+// snapshot writes a backup that another instance has to w.
+func (h *host) snapshot(ctx context.Context, target string, token peerToken, w io.Writer) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	// Not the whole takes at most this long, but each piece.
 	silent := time.AfterFunc(writeTime, func() { cancel(errSnapshot.Because("it sent nothing for %s", writeTime)) })
 	defer silent.Stop()
-	target := strings.TrimSuffix(at, "/") + "/v1/views/" + url.PathEscape(view) + "/backup?version=" + strconv.Itoa(version)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
+	if err == nil {
+		err = token.sign(req)
+	}
 	if err != nil {
 		return err
 	}

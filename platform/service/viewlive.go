@@ -27,10 +27,15 @@ const (
 // Last-Event-ID goes on from there. Nobody waits for a client: it is given what changed since the frame before when it has read that.
 func live(_ context.Context, w *projection.Watch, form form) (*rest.Response, error) {
 	form.explain = true
+	return streamed(form, w.Close, w.Next), nil
+}
+
+// streamed answers with what next returns, until it returns an error or the client is gone; done is called at the end.
+func streamed(form form, done func(), next func(context.Context) (projection.Update, error)) *rest.Response {
 	return &rest.Response{
 		Header: http.Header{"Cache-Control": {"no-store"}, "X-Accel-Buffering": {"no"}}, ContentType: typeEvents,
 		Stream: func(ctx context.Context, out *rest.Stream) error {
-			defer w.Close()
+			defer done()
 			send := func(frame []byte) bool {
 				if out.SetWriteDeadline(time.Now().Add(writeTime)) != nil {
 					return false
@@ -46,7 +51,7 @@ func live(_ context.Context, w *projection.Watch, form form) (*rest.Response, er
 			}
 			for {
 				beat, cancel := context.WithTimeout(ctx, liveBeat)
-				u, err := w.Next(beat)
+				u, err := next(beat)
 				cancel()
 				switch {
 				case ctx.Err() != nil:
@@ -73,7 +78,7 @@ func live(_ context.Context, w *projection.Watch, form form) (*rest.Response, er
 				}
 			}
 		},
-	}, nil
+	}
 }
 
 // appendUpdate appends a frame.

@@ -30,14 +30,14 @@ func newViewAPI(v View, engine *projection.Projector) *viewAPI {
 	return &viewAPI{view: v, engine: engine, language: sync.OnceValues(func() (*filter.Language, error) { return filter.NewLanguage(v.row) })}
 }
 
-// routes returns what is answered over HTTP.
-func (a *viewAPI) routes() []route {
+// routes returns what is answered over HTTP, by these handlers.
+func (a *viewAPI) routes(list, row rest.Handler) []route {
 	rows := "/v1/views/" + a.view.name
 	return []route{
-		{method: http.MethodGet, pattern: rows, wants: wants(rest.Access{Action: rest.ActView, View: a.view.name}), handler: a.list, doc: listDoc(a.view)},
+		{method: http.MethodGet, pattern: rows, wants: wants(rest.Access{Action: rest.ActView, View: a.view.name}), handler: list, doc: listDoc(a.view)},
 		{method: http.MethodGet, pattern: rows + "/:key", wants: func(r *rest.Request) (rest.Access, error) {
 			return rest.Access{Action: rest.ActView, View: a.view.name, Key: r.Param("key")}, nil
-		}, handler: a.row, doc: rowDoc(a.view)},
+		}, handler: row, doc: rowDoc(a.view)},
 	}
 }
 
@@ -173,6 +173,11 @@ func (a *viewAPI) list(ctx context.Context, r *rest.Request) (*rest.Response, er
 	if err != nil {
 		return nil, err
 	}
+	return pageResponse(&page, form, projection.Answer{Applied: page.Applied, Build: page.Build})
+}
+
+// pageResponse returns the answer that a page is.
+func pageResponse(page *projection.Page, form form, state projection.Answer) (_ *rest.Response, err error) {
 	body := append(make([]byte, 0, 4096), `{"rows":[`...)
 	for i := range page.Rows {
 		if i > 0 {
@@ -191,7 +196,7 @@ func (a *viewAPI) list(ctx context.Context, r *rest.Request) (*rest.Response, er
 		body = append(append(body, `,"next":`...), next...)
 	}
 	header := freshness(page.Applied, page.Lag)
-	header["Etag"] = []string{tagOf(projection.Answer{Applied: page.Applied, Build: page.Build})}
+	header["Etag"] = []string{tagOf(state)}
 	return &rest.Response{Status: http.StatusOK, Header: header, Body: append(body, "}\n"...), ContentType: "application/json"}, nil
 }
 

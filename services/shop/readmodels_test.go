@@ -151,7 +151,7 @@ var varying = []struct {
 	{regexp.MustCompile(`\b[\d.]+m?s\b`), "Ns"},
 	{regexp.MustCompile(`[\d,]+ records`), "N records"},
 	{regexp.MustCompile(`record [\d,]+ of [\d,]+ \([\d.]+ %\), \d+ of`), "record N of N, N of"},
-	{regexp.MustCompile(`[\d,]+( +\d+/\d+)`), "N$1"}, // RATE/S
+	{regexp.MustCompile(`[\d,]+( +\d+/\d+)`), "N$1"},                                                     // RATE/S
 	{regexp.MustCompile(`(running +)(?:100\.0|99\.\d) % +\d+( +\S+ +N +)\d+(/\d+)`), "${1}P % N${2}N$3"}, // events go on coming
 	{regexp.MustCompile(`--cursor \S+`), "--cursor C"},
 	{regexp.MustCompile(` +`), " "},

@@ -39,6 +39,7 @@ var View = es.View[Order, ordersv1.Event]{
 	Version: 2,
 	Key:     func(e es.Envelope[ordersv1.Event]) (string, bool) { return string(e.Stream), true },
 	Apply:   apply,
+	Stream:  es.SameStream,
 	Indexes: map[string]es.Index[Order]{
 		"customer": es.By(customer, es.Descending(ordered)), // the newest first
 		"status":   es.By(es.Text(func(o Order) string { return o.Status })),

@@ -1,0 +1,359 @@
+package service
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/millrace/millrace/platform/contract"
+	"github.com/millrace/millrace/platform/es"
+	"github.com/millrace/millrace/platform/projection"
+)
+
+// engine returns what keeps a view up to date.
+func (h *host) engine(t testing.TB, view string) *projection.Projector {
+	t.Helper()
+	o, err := h.views.find(view)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o.engine
+}
+
+type purse struct {
+	Owner   string `json:"owner"`
+	Balance int64  `json:"balance"`
+}
+
+// purses is a view that can be divided, and gone is one that cannot, of the same events.
+func purses(name string, version int) Projector {
+	view := es.View[purse, accountEvent]{
+		Name: name, Version: version, Stream: es.SameStream,
+		Key: func(e es.Envelope[accountEvent]) (string, bool) { return string(e.Stream), true },
+		Apply: func(p purse, e es.Envelope[accountEvent]) purse {
+			p.Owner = string(e.Stream)
+			switch e := e.Event.(type) {
+			case paidIn:
+				p.Balance += e.Amount
+			case takenOut:
+				p.Balance -= e.Amount
+			}
+			return p
+		},
+		Gone:    func(p purse) bool { return p.Balance == 0 },
+		Indexes: map[string]es.Index[purse]{"balance": es.By(es.Descending(es.Number(func(p purse) int64 { return p.Balance })))},
+	}
+	total := es.View[purse, accountEvent]{
+		Name: name + "-total", Version: 1,
+		Key: func(es.Envelope[accountEvent]) (string, bool) { return "all", true },
+		Apply: func(p purse, e es.Envelope[accountEvent]) purse {
+			if in, ok := e.Event.(paidIn); ok {
+				p.Balance += in.Amount
+			}
+			return p
+		},
+	}
+	events := contract.Set[accountEvent](accounts("accounts").Contract)
+	return Projector{Name: name + "-views", Views: []View{ViewOf(events, view), ViewOf(events, total)}}
+}
+
+// A bank is a broker, a registry and accounts in one process, with one whole view to compare with, and instances of divided views beside it.
+type bank struct {
+	*running
+	need      es.Positions
+	instances []*running
+	dirs      []string
+}
+
+const divisions = 4
+
+func newBank(t *testing.T) *bank {
+	return &bank{running: launch(t, App{Short: "A bank", Roles: []Role{accounts("accounts"), purses("whole", 1)}})}
+}
+
+// start starts an instance of the divided view, in the directory of a former one or a new one.
+func (b *bank) start(dir string, version int, env ...string) *running {
+	b.t.Helper()
+	if dir == "" {
+		dir = b.t.TempDir()
+	}
+	r := launchWith(b.t, App{Short: "Views", Roles: []Role{purses("purses", version)}}, false, append([]string{"MILLRACE_DATA_DIR=" + dir, "MILLRACE_KAFKA_BROKERS=" + b.all.Kafka,
+		"MILLRACE_REGISTRY_URL=" + b.all.Registry, fmt.Sprint("MILLRACE_VIEW_RANGES=", divisions)}, env...)...)
+	b.instances, b.dirs = append(b.instances, r), append(b.dirs, dir)
+	return r
+}
+
+// pay changes accounts by chance.
+func (b *bank) pay(rnd *rand.Rand, n int) {
+	b.t.Helper()
+	for range n {
+		at := fmt.Sprintf("/v1/accounts/a-%d", rnd.IntN(60))
+		a := b.send("POST", at+"/pay-in", fmt.Sprintf(`{"amount":%d}`, 1+rnd.IntN(50)))
+		if rnd.IntN(4) == 0 {
+			var s account
+			b.send("GET", at, "").want(b.t, 200, &s)
+			a = b.send("POST", at+"/take-out", fmt.Sprintf(`{"amount":%d}`, s.Balance))
+		}
+		got, err := es.ParsePositions(a.want(b.t, 200, nil).header.Get("Millrace-Position"))
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		for _, p := range got {
+			b.need = b.need.With(p)
+		}
+	}
+}
+
+// pages reads all pages of a list. A part that is not there just now is asked for again.
+func (b *bank) pages(r *running, path string, atLeast es.Positions) (rows []string) {
+	b.t.Helper()
+	cursor := ""
+	for {
+		at := path
+		if cursor != "" {
+			at += "&cursor=" + cursor
+		}
+		var page struct {
+			Rows []json.RawMessage `json:"rows"`
+			Next string            `json:"next"`
+		}
+		b.get(r, at, atLeast).want(b.t, 200, &page)
+		for _, row := range page.Rows {
+			rows = append(rows, string(row))
+		}
+		if cursor = page.Next; cursor == "" {
+			return rows
+		}
+	}
+}
+
+// get asks again as long as it is told to come back.
+func (b *bank) get(r *running, path string, atLeast es.Positions) reply {
+	b.t.Helper()
+	for late := time.Now().Add(30 * time.Second); ; {
+		header := []string{}
+		if atLeast != nil {
+			header = []string{"Millrace-At-Least: " + atLeast.String()}
+		}
+		a := r.send("GET", path, "", header...)
+		if a.status != http.StatusServiceUnavailable || a.header.Get("Retry-After") == "" || time.Now().After(late) {
+			return a
+		}
+		<-time.After(50 * time.Millisecond)
+	}
+}
+
+// compare asks an instance of the divided view what it asks the whole one.
+func (b *bank) compare(r *running) {
+	b.t.Helper()
+	for _, q := range []string{"?limit=7", "?limit=1000", "?limit=5&order=desc", "?from=a-2&to=a-40&limit=3", "?balance.from=100&limit=4", "?balance.from=10&balance.to=100&order=desc&limit=3",
+		"?balance.to=20&explain", "?where=balance+%3E+30&limit=2", "?prefix=a-1&fields=balance&limit=100"} {
+		want := b.pages(b.running, "/v1/views/whole"+q, b.need)
+		if got := b.pages(r, "/v1/views/purses"+q, b.need); !slices.Equal(got, want) {
+			b.t.Errorf("%s: %d rows, in the whole %d, or in another order\n%s\n%s", q, len(got), len(want), got, want)
+		}
+	}
+	for _, q := range []string{"?count", "?balance.from=100&count", "?where=balance+%3E+30&count"} {
+		want := b.get(b.running, "/v1/views/whole"+q, b.need).want(b.t, 200, nil).body
+		if got := b.get(r, "/v1/views/purses"+q, b.need).want(b.t, 200, nil).body; got != want {
+			b.t.Errorf("%s: %s, in the whole %s", q, got, want)
+		}
+	}
+	for i := range 60 {
+		key := fmt.Sprintf("/a-%d", i)
+		want, got := b.get(b.running, "/v1/views/whole"+key, b.need), b.get(r, "/v1/views/purses"+key, b.need)
+		if got.status != want.status || got.status == 200 && got.body != want.body {
+			b.t.Errorf("%s: %d %s, in the whole %d %s", key, got.status, got.body, want.status, want.body)
+		}
+	}
+}
+
+// holders returns who has which range ready, as an instance sees it.
+func (b *bank) holders(r *running) (ready [][]string) {
+	b.t.Helper()
+	resp, err := http.Get(r.all.Admin + "/v1/views/purses/ranges") //nolint:noctx // a test
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var got struct {
+		Ranges []rangeStatus `json:"ranges"`
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&got); err != nil || len(got.Ranges) != divisions {
+		b.t.Fatalf("%+v, %v", got, err)
+	}
+	for _, st := range got.Ranges {
+		ready = append(ready, st.Ready)
+	}
+	return ready
+}
+
+// settles waits until each range is at so many instances, as all of these see it, and they have nothing else.
+func (b *bank) settles(copies int, instances ...*running) {
+	b.t.Helper()
+	late := time.Now().Add(60 * time.Second)
+	for {
+		good := true
+		var seen [][]string
+		for _, r := range instances {
+			seen = b.holders(r)
+			for _, who := range seen {
+				good = good && len(who) == copies && !slices.ContainsFunc(who, func(at string) bool {
+					return !slices.ContainsFunc(instances, func(r *running) bool { return r.at == "http://"+at })
+				})
+			}
+		}
+		if good {
+			return
+		}
+		if time.Now().After(late) {
+			b.t.Fatalf("the ranges are at %v", seen)
+		}
+		<-time.After(100 * time.Millisecond)
+	}
+}
+
+// TestDividedView divides a view among instances that come, go and are killed, and asks each of them for rows, lists, counts and exports: they
+// are those of the same view as a whole.
+//
+// G41: A view that is divided among instances answers at each of them what it would answer as a whole, from rows that include the positions asked for.
+func TestDividedView(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 2))
+	b := newBank(t)
+	b.pay(rnd, 150)
+	one := b.start("", 1, "MILLRACE_VIEW_COPIES=1")
+	b.settles(1, one)
+	b.compare(one)
+	// Another one comes: half of the ranges move to it, while both answer.
+	two := b.start("", 1, "MILLRACE_VIEW_COPIES=1")
+	b.compare(two)
+	b.settles(1, one, two)
+	if here := len(one.host.views.spreads["purses"].all()); here != divisions/2 {
+		t.Errorf("the first instance has %d ranges, want %d of %d", here, divisions/2, divisions)
+	}
+	left, err := os.ReadDir(filepath.Join(b.dirs[0], "purses-views", "ranges", fmt.Sprint(divisions)))
+	if err != nil || len(left) != divisions/2 {
+		t.Errorf("its directory has %v, %v", left, err)
+	}
+	for range 3 {
+		b.pay(rnd, 20)
+		b.compare(one)
+		b.compare(two)
+	}
+	// What an event changed is known where its range is.
+	var receipt struct{ Position string }
+	b.send("POST", "/v1/accounts/a-7/pay-in", `{"amount":5}`).want(t, 200, &receipt)
+	for _, r := range []*running{one, two} {
+		changed := b.get(r, "/v1/views/purses?changed_by="+receipt.Position, nil).want(t, 200, nil)
+		if !strings.Contains(changed.body, `"key":"a-7"`) {
+			t.Errorf("changed by %s: %s", receipt.Position, changed.body)
+		}
+		etag := b.get(r, "/v1/views/purses?limit=3", nil).want(t, 200, nil).header.Get("Etag")
+		if a := r.send("GET", "/v1/views/purses?limit=3", "", "If-None-Match: "+etag); a.status != http.StatusNotModified {
+			t.Errorf("nothing has changed: %d %s", a.status, a.body)
+		}
+		r.send("GET", "/v1/views/purses?balance.from=x", "").want(t, 400, nil)
+		r.send("GET", "/v1/views/purses?cursor=x", "").want(t, 400, nil)
+		r.send("GET", "/v1/views/purses/a-7", "", "Millrace-At-Least: other.events/0@1").want(t, 400, nil)
+		r.send("GET", "/v1/views/purses-total/all", "").want(t, 200, nil) // cannot be divided: it is at both
+	}
+	// One leaves as planned: the other one takes what it had, before it is gone.
+	stopped := make(chan struct{})
+	go func() { defer close(stopped); two.stop() }()
+	for end := false; !end; {
+		select {
+		case <-stopped:
+			end = true
+		default:
+			b.compare(one)
+		}
+	}
+	b.settles(1, one)
+	b.pay(rnd, 20)
+	b.compare(one)
+}
+
+// TestDividedCopies has two copies of each range: an instance that dies is not missed, and finds its ranges when it comes back.
+func TestDividedCopies(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 3))
+	b := newBank(t)
+	b.pay(rnd, 100)
+	for range 3 {
+		b.start("", 1)
+	}
+	b.settles(2, b.instances...)
+	one, three := b.instances[0], b.instances[2]
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	watched := []*follower{follow(one.at + "/v1/views/purses?limit=1000"), follow(one.at + "/v1/views/purses?limit=1000&balance.from=60")}
+	watching, stop := context.WithCancel(ctx)
+	ended := make(chan error, len(watched))
+	for _, f := range watched {
+		go func() {
+			for watching.Err() == nil {
+				if err := f.run(watching, func() bool { return false }); err != nil && watching.Err() == nil && !errors.Is(err, io.EOF) {
+					ended <- err
+					return
+				}
+			}
+			ended <- nil
+		}()
+	}
+	b.pay(rnd, 30)
+	// It is cut off and gone, without a word.
+	three.stop()
+	b.pay(rnd, 30)
+	b.compare(one)
+	b.compare(b.instances[1])
+	four := b.start(b.dirs[2], 1)
+	b.pay(rnd, 30)
+	b.compare(four)
+	b.settles(2, one, b.instances[1], four)
+	b.compare(one)
+	stop()
+	for range watched {
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+	// The watchers have in the end what there is.
+	for i, q := range []string{"?limit=1000", "?limit=1000&balance.from=60"} {
+		want := map[string]string{}
+		for _, row := range b.pages(b.running, "/v1/views/whole"+q+"&explain", b.need) {
+			var x struct {
+				Key string          `json:"key"`
+				Row json.RawMessage `json:"row"`
+			}
+			if err := json.Unmarshal([]byte(row), &x); err != nil {
+				t.Fatal(err)
+			}
+			want[x.Key] = string(x.Row)
+		}
+		if f := watched[i]; !maps.Equal(f.rows, want) {
+			patience, cancel := context.WithTimeout(ctx, 20*time.Second)
+			err := f.run(patience, func() bool { return maps.Equal(f.rows, want) })
+			cancel()
+			if err != nil {
+				t.Errorf("%s: %v; rows (-query +followed):\n%s", q, err, cmp.Diff(want, f.rows))
+			}
+		}
+		t.Logf("%s: %d states, went on %d times", q, watched[i].states, watched[i].resumed)
+	}
+}

@@ -1,0 +1,364 @@
+package service
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/millrace/millrace/platform/es"
+	"github.com/millrace/millrace/platform/projection"
+	"github.com/millrace/millrace/platform/rest"
+)
+
+// A rangeUpdate is what a watch of one range says.
+type rangeUpdate struct {
+	n int
+	projection.Update
+	err error // the watch has ended
+}
+
+// live answers with server-sent events of all ranges, as one: whoever watches a view does not see that it is divided. A range whose state
+// comes anew, or that is watched elsewhere from then on, has all of it come anew.
+func (d *dividedAPI) live(ctx context.Context, r *rest.Request, q projection.Query, form form) (*rest.Response, error) {
+	if q.Cursor != "" {
+		return nil, projection.ErrQuery.Because("a page that is not the first cannot be watched")
+	}
+	given := r.Query()
+	resume, _ := positions(r.Header("Last-Event-Id")) // what is not understood is as if it were not there
+	w := &dividedWatch{d: d, r: r, given: given, q: q, seen: resume, goOn: resume != nil}
+	// What is wrong with the query is known at once.
+	atLeast, err := r.AtLeast()
+	if err != nil {
+		return nil, err
+	}
+	w.atLeast = atLeast
+	if !w.goOn {
+		one := q
+		one.Limit = 1
+		if _, _, err := d.gather(ctx, r, given, &one, atLeast); err != nil {
+			return refused(err)
+		}
+	}
+	form.explain = true
+	return streamed(form, func() { w.close() }, w.next), nil
+}
+
+// A dividedWatch is a watch of all ranges of a view.
+type dividedWatch struct {
+	d       *dividedAPI
+	r       *rest.Request
+	given   url.Values
+	q       projection.Query
+	atLeast es.Positions
+
+	seen    es.Positions // how far the client is
+	goOn    bool         // it is, and need not begin anew
+	stop    context.CancelFunc
+	updates chan rangeUpdate
+	all     sync.WaitGroup
+	begun   []bool // by range: what comes is a change
+	state   es.Positions
+}
+
+// next returns what the client is to be told next.
+func (w *dividedWatch) next(ctx context.Context) (projection.Update, error) {
+	for {
+		if w.updates == nil {
+			if err := w.begin(ctx); err != nil {
+				return projection.Update{}, err
+			}
+		}
+		select {
+		case u := <-w.updates:
+			out, say, err := w.take(ctx, u)
+			if err != nil || say {
+				return out, err
+			}
+		case <-ctx.Done():
+			return projection.Update{}, context.Cause(ctx)
+		}
+	}
+}
+
+// begin watches all ranges.
+func (w *dividedWatch) begin(ctx context.Context) error {
+	route, err := w.d.spread.route(w.d.view.name)
+	if err != nil {
+		return err
+	}
+	// Longer than one look at what comes next.
+	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
+	w.stop, w.updates = stop, make(chan rangeUpdate)
+	w.begun = make([]bool, w.d.spread.ranges)
+	for n := range w.begun {
+		resume := ""
+		if w.goOn {
+			resume = w.of(n, w.seen).String()
+			w.begun[n] = true // until it says otherwise
+		}
+		updates := w.updates
+		w.all.Go(func() {
+			err := w.d.watch(watching, w.r, w.q, route, n, resume, func(u projection.Update) error {
+				select {
+				case updates <- rangeUpdate{n: n, Update: u}:
+					return nil
+				case <-watching.Done():
+					return context.Cause(watching)
+				}
+			})
+			select {
+			case updates <- rangeUpdate{n: n, err: err}:
+			case <-watching.Done():
+			}
+		})
+	}
+	return nil
+}
+
+// of returns the positions of a range.
+func (w *dividedWatch) of(n int, ps es.Positions) (own es.Positions) {
+	for _, pos := range ps {
+		if w.d.spread.rangeOf(pos.Partition) == n {
+			own = append(own, pos)
+		}
+	}
+	return own
+}
+
+// take makes of what a range says what the client is told, if anything.
+func (w *dividedWatch) take(ctx context.Context, u rangeUpdate) (out projection.Update, say bool, err error) {
+	switch {
+	case u.err != nil:
+		// It is watched elsewhere, from where the client is.
+		w.end()
+		if err := sleepFor(ctx, liveInterval); err != nil {
+			return out, false, err
+		}
+		w.goOn = w.goOn && w.seen != nil
+		return out, false, nil
+	case u.Anew && w.goOn:
+		// The client cannot go on from where it is.
+		w.end()
+		w.goOn = false
+		return out, false, nil
+	case u.Anew:
+		w.begun[u.n] = true
+		w.need(u.Applied)
+		for _, begun := range w.begun {
+			if !begun {
+				return out, false, nil
+			}
+		}
+		// All ranges are watched: whatever happens from now on is told. What is there is asked now, and includes what was told before.
+		pages, version, err := w.d.gather(ctx, w.r, w.given, &w.q, w.atLeast)
+		var page projection.Page
+		if err == nil {
+			page, _, err = w.d.merge(&w.q, pages, version)
+		}
+		if err != nil {
+			w.end() // to be begun anew, if it is only that this took too long
+			return out, false, err
+		}
+		w.goOn, w.seen, w.state = true, page.Applied, page.Applied
+		return projection.Update{Anew: true, Rows: page.Rows, Applied: copied(w.seen)}, true, nil
+	case !w.goOn:
+		w.need(u.Applied)
+		return out, false, nil // the state that will be told has it
+	case includes(w.state, u.Applied):
+		return out, false, nil // the state that was told has it
+	}
+	for _, pos := range u.Applied {
+		w.seen = w.seen.With(pos)
+	}
+	u.Applied = copied(w.seen)
+	return u.Update, true, nil
+}
+
+// need has the state that will be told have all that is at positions.
+func (w *dividedWatch) need(ps es.Positions) {
+	w.atLeast = copied(w.atLeast)
+	for _, pos := range ps {
+		w.atLeast = w.atLeast.With(pos)
+	}
+}
+
+func copied(ps es.Positions) es.Positions { return append(es.Positions(nil), ps...) }
+
+// includes reports whether what is at positions has all that is at others.
+func includes(ps, others es.Positions) bool {
+	for _, pos := range others {
+		if offset, ok := ps.Offset(pos.TopicPartition); !ok || offset < pos.Offset {
+			return false
+		}
+	}
+	return true
+}
+
+func (w *dividedWatch) end() {
+	w.stop()
+	w.all.Wait()
+	w.updates = nil
+}
+
+func (w *dividedWatch) close() {
+	if w.updates != nil {
+		w.end()
+	}
+}
+
+// watch tells what changes in one range, first its state unless it can go on from what the client has, until ctx ends or nobody tells any more.
+func (d *dividedAPI) watch(ctx context.Context, r *rest.Request, q projection.Query, route *viewRoute, n int, resume string, tell func(projection.Update) error) error {
+	err := error(ErrRange.Because("range %d of the view %s: no instance that has it answers", n, d.view.name))
+	for _, t := range route.targets(n) {
+		if t.address == "" {
+			h, done, ok := d.spread.use(n)
+			if !ok {
+				continue
+			}
+			return h.watch(ctx, d.view.name, q, resume, done, tell)
+		}
+		if err = d.watchThere(ctx, t, n, r, resume, tell); !elsewhere(err) {
+			return err
+		}
+	}
+	d.spread.again()
+	return err
+}
+
+// watch watches a range that is here.
+func (h *heldRange) watch(ctx context.Context, view string, q projection.Query, resume string, done func(), tell func(projection.Update) error) error {
+	defer done()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(h.ctx, cancel)()
+	watch, err := h.engine.WatchList(view, q, nil, resume)
+	if err != nil {
+		return err
+	}
+	defer watch.Close()
+	for {
+		u, err := watch.Next(ctx)
+		if err == nil {
+			err = tell(u)
+		}
+		if err == nil {
+			err = sleepFor(ctx, liveInterval)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// watchThere watches a range that another instance has.
+func (d *dividedAPI) watchThere(ctx context.Context, t target, n int, r *rest.Request, resume string, tell func(projection.Update) error) error {
+	h := d.spread.h
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+t.address+r.HTTP().URL.RequestURI(), nil)
+	if err != nil {
+		return err
+	}
+	req.Header = r.HTTP().Header.Clone()
+	req.Header.Set(headerHop, h.instance)
+	req.Header.Set(headerRange, projection.Range{Number: n, Of: d.spread.ranges}.String())
+	req.Header.Set(headerBuild, t.build)
+	req.Header.Del(headerAtLeast) // the state that is told has it
+	req.Header.Del("Last-Event-Id")
+	if resume != "" {
+		req.Header.Set("Last-Event-Id", resume)
+	}
+	resp, err := h.streams.RoundTrip(req)
+	if err != nil {
+		return errNoAnswer.Because("%s", t.address).Wrap(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return errNoAnswer.Because("%s answers %s", t.address, resp.Status)
+	}
+	return events(resp.Body, tell)
+}
+
+// events reads the frames that live writes.
+func events(from interface{ Read([]byte) (int, error) }, tell func(projection.Update) error) error {
+	lines := bufio.NewReaderSize(from, 64<<10)
+	var event, id string
+	var data strings.Builder
+	for {
+		line, err := lines.ReadString('\n')
+		if err != nil {
+			return errNoAnswer.Wrap(err)
+		}
+		line = strings.TrimSuffix(line, "\n")
+		field, value, _ := strings.Cut(line, ": ")
+		switch {
+		case line == "":
+			if event == "error" {
+				return errNoAnswer.Because("%s", data.String())
+			}
+			if event != "" {
+				u, err := parseUpdate(event, id, data.String())
+				if err == nil {
+					err = tell(u)
+				}
+				if err != nil {
+					return err
+				}
+			}
+			event, id = "", ""
+			data.Reset()
+		case field == "event":
+			event = value
+		case field == "id":
+			id = value
+		case field == "data":
+			data.WriteString(value)
+		}
+	}
+}
+
+// parseUpdate reads what appendUpdate writes.
+func parseUpdate(event, id, data string) (u projection.Update, err error) {
+	var got struct {
+		Rows []struct {
+			Key      string          `json:"key"`
+			Position string          `json:"position"`
+			EventID  string          `json:"event_id"`
+			Row      json.RawMessage `json:"row"`
+		} `json:"rows"`
+		Gone []string `json:"gone"`
+	}
+	if event != "state" && event != "change" {
+		return u, fmt.Errorf("service: an event %.20q", event)
+	}
+	if err := json.Unmarshal([]byte(data), &got); err != nil {
+		return u, err
+	}
+	u.Anew, u.Gone = event == "state", got.Gone
+	if u.Applied, err = positions(id); err != nil {
+		return u, err
+	}
+	for _, row := range got.Rows {
+		at, err := es.ParsePosition(row.Position)
+		if err != nil {
+			return u, err
+		}
+		u.Rows = append(u.Rows, projection.Row{Key: row.Key, JSON: row.Row, Position: at, EventID: row.EventID})
+	}
+	return u, nil
+}
+
+func sleepFor(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

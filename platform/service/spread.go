@@ -1,0 +1,706 @@
+package service
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/millrace/millrace/platform/eventlog"
+	"github.com/millrace/millrace/platform/fault"
+	"github.com/millrace/millrace/platform/forward"
+	"github.com/millrace/millrace/platform/projection"
+	"github.com/millrace/millrace/platform/rest"
+	"github.com/millrace/millrace/platform/spread"
+	"github.com/millrace/millrace/platform/store"
+)
+
+// A spreader keeps up to date some of the ranges of partitions into which the views of a projector are divided, and knows which other
+// instances have the others. Who should have what follows from who is there (package spread); who has what is asked of everybody, all the
+// time. A range that moves is built where it comes to, from a snapshot if somebody has it, before it is given up where it was.
+type spreader struct {
+	h      *host
+	role   Projector
+	views  []View
+	topic  eventlog.Topic // of one of the views: all have as many partitions
+	find   func(name string) (eventlog.Topic, error)
+	ranges int
+	copies int
+	dir    string // of the ranges, a directory for each
+
+	look  chan struct{} // to look again at once
+	left  chan struct{} // closed when this instance should have nothing any more
+	leave sync.Once
+
+	mu      sync.RWMutex
+	held    map[int]*heldRange
+	others  map[string][]heldAnswer // by address, of instances that answer
+	members []string                // where a range should be; this instance is among them unless it leaves
+	gone    map[string]time.Time    // since when members are not there any more
+
+	routes atomic.Pointer[map[string]*viewRoute]
+}
+
+// A heldRange is a range that is here.
+type heldRange struct {
+	number int
+	engine *projection.Projector
+	ctx    context.Context // ends when the range is given up
+	cancel context.CancelFunc
+	users  sync.WaitGroup // requests that read it
+	done   chan error     // of the engine
+	needed int            // for how many looks it should not be here
+}
+
+// A heldAnswer says what an instance has of a range.
+type heldAnswer struct {
+	Range int                    `json:"range"`
+	Views map[string][]heldBuild `json:"views"`
+}
+
+// A heldBuild is a build of a view that can be read.
+type heldBuild struct {
+	Version int    `json:"version"`
+	Build   string `json:"build"`
+	Live    bool   `json:"live,omitempty"` // it answers queries
+}
+
+const (
+	// spreadEvery is how often an instance looks who is there and what they have.
+	spreadEvery = time.Second
+	// spreadGrace is for how long an instance that is gone keeps its place, as long as there are other copies: one that is started again
+	// should find everything as it was.
+	spreadGrace = 30 * time.Second
+	// spreadLooks is after how many looks a range that should be elsewhere, and is there, is given up: the others have seen that by then.
+	spreadLooks = 5
+)
+
+var (
+	// ErrRange is returned for a part of a view that no instance has ready.
+	ErrRange = fault.New(fault.Unavailable, "range_unavailable", "a part of the view is not available")
+	// errRangeElsewhere is what an instance says of a range that it does not have.
+	errRangeElsewhere = fault.New(fault.Unavailable, "range_elsewhere", "this instance does not have that part of the view")
+)
+
+func newSpreader(h *host, p Projector, views []View, find func(string) (eventlog.Topic, error)) (*spreader, error) {
+	s := &spreader{
+		h: h, role: p, views: views, find: find, ranges: h.config.ViewRanges, copies: h.config.ViewCopies,
+		look: make(chan struct{}, 1), left: make(chan struct{}), held: map[int]*heldRange{}, others: map[string][]heldAnswer{}, gone: map[string]time.Time{},
+	}
+	s.dir = filepath.Join(h.config.DataDir, p.Name, "ranges", strconv.Itoa(s.ranges))
+	for _, v := range views {
+		for _, name := range v.topics {
+			t, err := find(name)
+			if err != nil {
+				return nil, err
+			}
+			if s.topic.Name != "" && t.Partitions != s.topic.Partitions {
+				return nil, ErrRole.Because("projector %q: its divided views read topics with %d and %d partitions", p.Name, s.topic.Partitions, t.Partitions)
+			}
+			s.topic = t
+		}
+	}
+	s.chart()
+	if int(s.topic.Partitions) < s.ranges {
+		return nil, ErrConfig.Because("view.ranges: %d ranges of the %d partitions of %s", s.ranges, s.topic.Partitions, s.topic.Name)
+	}
+	return s, nil
+}
+
+// begin has the spreader run with the process.
+func (s *spreader) begin() {
+	h := s.h
+	path := spreadPath + s.role.Name
+	h.http.Handle(http.MethodGet, path, s.tell)
+	h.http.Handle(http.MethodGet, path+"/:range/:view/backup", s.backup)
+	h.run(s.role.Name+" ranges", s.run)
+	h.handOver(s.handOver)
+	h.check(s.role.Name+" ranges", func(context.Context) error {
+		if missing := s.behind(); len(missing) > 0 {
+			return projection.ErrNotCaughtUp.Because("ranges %v of the views of %s are being brought up to date", missing, s.role.Name)
+		}
+		return nil
+	})
+}
+
+// spreadPath is where instances ask each other for what they have.
+const spreadPath = forward.Path + "/ranges/"
+
+// behind returns the ranges that should be here and have not caught up; nil before it is known which those are.
+func (s *spreader) behind() (missing []int) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.members == nil {
+		return []int{-1}
+	}
+	for n, who := range spread.Place(s.members, s.ranges, s.copies) {
+		if slices.Contains(who, s.h.advertise) && (s.held[n] == nil || !s.held[n].engine.CaughtUp()) {
+			missing = append(missing, n)
+		}
+	}
+	return missing
+}
+
+// run keeps the ranges that should be here until ctx ends.
+func (s *spreader) run(ctx context.Context) (err error) {
+	member, err := s.h.log.Attend(s.h.config.Environment+"/views/"+s.role.Name+"/"+strconv.Itoa(s.ranges), s.topic, s.h.advertise)
+	if err != nil {
+		return err
+	}
+	var once sync.Once
+	leave := func() {
+		once.Do(func() {
+			leaving, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+			defer cancel()
+			if err := member.Leave(leaving); err != nil {
+				s.h.logger.Debug("the others learn later that this instance leaves", "error", err)
+			}
+		})
+	}
+	failed := make(chan error, s.ranges)
+	defer func() {
+		leave()
+		for _, h := range s.all() {
+			err = errors.Join(err, s.giveUp(h, false))
+		}
+	}()
+	if err := s.resume(ctx, failed); err != nil {
+		return err
+	}
+	tick := time.NewTicker(spreadEvery)
+	defer tick.Stop()
+	left := s.left
+	for {
+		if err := s.step(ctx, member, failed); err != nil && ctx.Err() == nil {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-s.look:
+		case <-left:
+			left = nil
+			leave()
+		case err := <-failed:
+			return err
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// resume opens the ranges that this instance had before.
+func (s *spreader) resume(ctx context.Context, failed chan<- error) error {
+	if err := os.MkdirAll(s.dir, 0o750); err != nil {
+		return ErrConfig.Because("data.dir %s", s.h.config.DataDir).Wrap(err)
+	}
+	there, err := os.ReadDir(filepath.Dir(s.dir))
+	if err != nil {
+		return ErrConfig.Because("data.dir %s", s.h.config.DataDir).Wrap(err)
+	}
+	for _, d := range there {
+		if d.Name() != filepath.Base(s.dir) {
+			s.h.logger.Warn("views were divided otherwise before: what is kept of that is not used any more, and can be removed", "dir", filepath.Join(filepath.Dir(s.dir), d.Name()))
+		}
+	}
+	if there, err = os.ReadDir(s.dir); err != nil {
+		return ErrConfig.Because("data.dir %s", s.h.config.DataDir).Wrap(err)
+	}
+	for _, d := range there {
+		n, err := strconv.Atoi(d.Name())
+		if err != nil || n < 0 || n >= s.ranges {
+			// It was being removed when the process was killed.
+			if err := os.RemoveAll(filepath.Join(s.dir, d.Name())); err != nil {
+				return ErrConfig.Because("data.dir %s", s.dir).Wrap(err)
+			}
+			continue
+		}
+		if err := s.take(ctx, n, failed); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// step looks who is there and what they have, takes what should be here, and gives up what is where it should be.
+func (s *spreader) step(ctx context.Context, member *eventlog.Member, failed chan<- error) error {
+	asking, cancel := context.WithTimeout(ctx, 2*time.Second)
+	there, err := s.h.log.Members(asking, member.Group())
+	cancel()
+	if err != nil {
+		s.h.logger.Debug("who else has ranges is not known", "error", err)
+		return nil // what was seen last goes on being so
+	}
+	s.see(there, time.Now())
+	s.ask(ctx)
+	s.mu.RLock()
+	place := spread.Place(s.members, s.ranges, s.copies)
+	s.mu.RUnlock()
+	defer s.chart()
+	for n, who := range place {
+		here := s.here(n)
+		switch {
+		case slices.Contains(who, s.h.advertise):
+			if here != nil {
+				here.needed = 0
+				continue
+			}
+			if err := s.take(ctx, n, failed); err != nil {
+				return err
+			}
+		case here == nil:
+		case !s.leaving() && s.haveAll(n, who):
+			if here.needed++; here.needed < spreadLooks {
+				continue
+			}
+			if err := s.giveUp(here, true); err != nil {
+				return err
+			}
+		default:
+			here.needed = 0
+		}
+	}
+	return nil
+}
+
+// see notes who is there. Who is gone keeps its place for a while, if what it had is elsewhere, too.
+func (s *spreader) see(there []string, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	members := slices.Clone(there)
+	if !s.leaving() {
+		members = append(members, s.h.advertise)
+	} else {
+		members = slices.DeleteFunc(members, func(m string) bool { return m == s.h.advertise })
+	}
+	slices.Sort(members)
+	members = slices.Compact(members)
+	for _, m := range s.members {
+		if _, noted := s.gone[m]; !noted && !slices.Contains(members, m) && m != s.h.advertise {
+			s.gone[m] = now
+		}
+	}
+	for m, since := range s.gone {
+		switch {
+		case slices.Contains(members, m) || now.Sub(since) > spreadGrace:
+			delete(s.gone, m)
+		case s.copies > 1:
+			members = append(members, m)
+		}
+	}
+	slices.Sort(members)
+	s.members = members
+}
+
+func (s *spreader) leaving() bool {
+	select {
+	case <-s.left:
+		return true
+	default:
+		return false
+	}
+}
+
+// ask asks the other instances what they have.
+func (s *spreader) ask(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, spreadEvery)
+	defer cancel()
+	s.mu.RLock()
+	members := slices.DeleteFunc(slices.Clone(s.members), func(m string) bool { return m == s.h.advertise })
+	s.mu.RUnlock()
+	found := make([][]heldAnswer, len(members))
+	var all sync.WaitGroup
+	for i, m := range members {
+		all.Go(func() {
+			got, err := s.h.peers.Do(ctx, m, &forward.Request{Method: http.MethodGet, Target: spreadPath + s.role.Name})
+			if err == nil && got.Status == http.StatusOK {
+				err = json.Unmarshal(got.Body, &found[i])
+			} else if err == nil {
+				err = fmt.Errorf("it answers %d", got.Status)
+			}
+			if err != nil {
+				s.h.logger.Debug("an instance does not say which ranges it has", "address", m, "error", err)
+			}
+		})
+	}
+	all.Wait()
+	others := map[string][]heldAnswer{}
+	for i, m := range members {
+		if found[i] != nil {
+			others[m] = found[i]
+		}
+	}
+	s.mu.Lock()
+	s.others = others
+	s.mu.Unlock()
+}
+
+// tell answers another instance's question for what this one has ready.
+func (s *spreader) tell(ctx context.Context, _ *rest.Request) (*rest.Response, error) {
+	if _, ok := forward.From(ctx); !ok {
+		return nil, rest.ErrRouteNotFound
+	}
+	return rest.JSON(http.StatusOK, s.have()), nil
+}
+
+// have returns what is ready here.
+func (s *spreader) have() []heldAnswer {
+	out := []heldAnswer{}
+	for _, h := range s.all() {
+		if !h.engine.CaughtUp() {
+			continue
+		}
+		a := heldAnswer{Range: h.number, Views: map[string][]heldBuild{}}
+		for _, v := range newest(s.views) {
+			st, err := h.engine.StatusOf(v.name)
+			if err != nil {
+				continue
+			}
+			for _, b := range st.Builds {
+				if live := b.ID == st.Live; live || b.CaughtUp && b.Until == nil {
+					a.Views[v.name] = append(a.Views[v.name], heldBuild{Version: b.Version, Build: b.ID, Live: live})
+				}
+			}
+		}
+		out = append(out, a)
+	}
+	return out
+}
+
+// all returns the ranges that are here, in order.
+func (s *spreader) all() []*heldRange {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	out := make([]*heldRange, 0, len(s.held))
+	for n := range s.ranges {
+		if h := s.held[n]; h != nil {
+			out = append(out, h)
+		}
+	}
+	return out
+}
+
+func (s *spreader) here(n int) *heldRange {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.held[n]
+}
+
+// haveAll reports whether all of these instances, others than this one, have a range ready.
+func (s *spreader) haveAll(n int, who []string) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for _, m := range who {
+		if !slices.ContainsFunc(s.others[m], func(a heldAnswer) bool { return a.Range == n }) {
+			return false
+		}
+	}
+	return len(who) > 0
+}
+
+// take begins to keep a range here.
+func (s *spreader) take(ctx context.Context, n int, failed chan<- error) error {
+	engine, err := s.role.open(ctx, s.h, s.views, s.find, func(c *projection.Config) {
+		c.Dir, c.Range = filepath.Join(s.dir, strconv.Itoa(n)), projection.Range{Number: n, Of: s.ranges}
+		c.Snapshots = s.snapshots(n)
+		// What a process may take is shared by all ranges that it may have.
+		share := max(1, s.ranges*s.copies/max(1, len(s.members)))
+		c.CacheBytes, c.StoreOptions = (128<<20)/int64(share), store.Options{MemTable: max(memTable/int64(share), 16<<20)}
+		c.ScrubRate /= int64(share)
+	})
+	if err != nil {
+		return err
+	}
+	run, cancel := context.WithCancel(ctx)
+	h := &heldRange{number: n, engine: engine, ctx: run, cancel: cancel, done: make(chan error, 1)}
+	go func() {
+		err := engine.Run(run)
+		h.done <- err
+		if err != nil {
+			failed <- err
+		}
+	}()
+	if s.h.config.ViewAuditInterval > 0 {
+		go func() { _ = s.role.audit(s.h, engine, s.views).run(run) }()
+	}
+	for _, v := range newest(s.views) {
+		s.h.views.add(rangeName(v.name, n), operated{engine, v.name})
+	}
+	s.mu.Lock()
+	s.held[n] = h
+	s.mu.Unlock()
+	s.h.logger.Info("a range of views is kept here", "role", s.role.Name, "range", n, "of", s.ranges)
+	return nil
+}
+
+// rangeName is the name under which a range of a view is operated.
+func rangeName(view string, n int) string { return view + "." + strconv.Itoa(n) }
+
+// giveUp ends a range here, when those who read it are done, and removes what is stored of it if it is for good.
+func (s *spreader) giveUp(h *heldRange, forGood bool) error {
+	s.mu.Lock()
+	delete(s.held, h.number)
+	s.mu.Unlock()
+	for _, v := range newest(s.views) {
+		s.h.views.remove(rangeName(v.name, h.number))
+	}
+	h.cancel()
+	h.users.Wait()
+	<-h.done // an error of it has been told
+	if err := h.engine.Close(); err != nil || !forGood {
+		return err
+	}
+	s.h.logger.Info("a range of views is kept elsewhere now", "role", s.role.Name, "range", h.number, "of", s.ranges)
+	dir := filepath.Join(s.dir, strconv.Itoa(h.number))
+	removed := dir + ".removed" // not to be found half of it at the next start
+	if err := errors.Join(os.RemoveAll(removed), os.Rename(dir, removed), os.RemoveAll(removed)); err != nil {
+		return ErrConfig.Because("data.dir %s", s.dir).Wrap(err)
+	}
+	return nil
+}
+
+// use returns a range for a request, if it is here; done must be called when the request is answered.
+func (s *spreader) use(n int) (h *heldRange, done func(), ok bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if h = s.held[n]; h == nil {
+		return nil, nil, false
+	}
+	h.users.Add(1)
+	return h, h.users.Done, true
+}
+
+// handOver has others take the ranges that only this instance has.
+func (s *spreader) handOver(ctx context.Context) {
+	s.leave.Do(func() { close(s.left) })
+	tick := time.NewTicker(spreadEvery / 20)
+	defer tick.Stop()
+	for {
+		s.mu.RLock()
+		alone := len(s.members) == 0 || len(s.members) == 1 && s.members[0] == s.h.advertise
+		s.mu.RUnlock()
+		only := false
+		for _, h := range s.all() {
+			only = only || len(s.holders(h.number)) == 0
+		}
+		if alone || !only {
+			return
+		}
+		select {
+		case <-tick.C:
+			s.again()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// again has the spreader look at once.
+func (s *spreader) again() {
+	select {
+	case s.look <- struct{}{}:
+	default:
+	}
+}
+
+// holders returns the addresses of the other instances that have a range ready.
+func (s *spreader) holders(n int) (who []string) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for _, m := range sortedKeys(s.others) {
+		if slices.ContainsFunc(s.others[m], func(a heldAnswer) bool { return a.Range == n }) {
+			who = append(who, m)
+		}
+	}
+	return who
+}
+
+// snapshots returns how the backups are had that others have of a range.
+func (s *spreader) snapshots(n int) (all []projection.Snapshot) {
+	for _, m := range s.holders(n) {
+		all = append(all, s.h.snapshotFrom("http://"+m+spreadPath+s.role.Name+"/"+strconv.Itoa(n), peerToken(s.h.config.PeerToken)))
+	}
+	return all
+}
+
+// backup gives another instance a backup of what is here of a range.
+func (s *spreader) backup(_ context.Context, r *rest.Request) (*rest.Response, error) {
+	if err := s.h.peer(r.HTTP()); err != nil {
+		return nil, err
+	}
+	n, err := strconv.Atoi(r.Param("range"))
+	if err != nil {
+		return nil, rest.ErrRouteNotFound
+	}
+	h, done, ok := s.use(n)
+	if !ok {
+		return nil, errRangeElsewhere.Because("range %d", n)
+	}
+	resp, err := backupOf(h.engine, r.Param("view"), r)
+	return h.lend(resp, err, done)
+}
+
+// lend has a range stay until its answer is sent.
+func (h *heldRange) lend(resp *rest.Response, err error, done func()) (*rest.Response, error) {
+	if err != nil || resp.Stream == nil {
+		done()
+		return resp, err
+	}
+	send := resp.Stream
+	resp.Stream = func(ctx context.Context, w *rest.Stream) error {
+		defer done()
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(h.ctx, cancel)()
+		return send(ctx, w)
+	}
+	return resp, nil
+}
+
+// peer returns nil if a request comes from another instance of the service: it knows the secret, or is on this machine if there is none.
+func (h *host) peer(r *http.Request) error {
+	token := peerToken(h.config.PeerToken)
+	if token != "" {
+		return token.check(r)
+	}
+	host, _, _ := net.SplitHostPort(r.RemoteAddr)
+	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
+		return rest.ErrForbidden.Because("it does not come from this machine").WithFix("give the instances a secret: MILLRACE_PEER_TOKEN")
+	}
+	return nil
+}
+
+// A target is where a range of a view can be read.
+type target struct {
+	address string // of another instance; "" = here
+	build   string
+}
+
+// A viewRoute is where each range of a view can be read, from builds of one version: the newest that answers queries of every range.
+type viewRoute struct {
+	version int
+	of      [][]target // by range; first here, if it is here
+	err     error      // why the view cannot be read
+}
+
+// chart finds the routes of all views anew.
+func (s *spreader) chart() map[string]*viewRoute {
+	have := map[string][]heldAnswer{"": s.have()}
+	s.mu.RLock()
+	maps.Copy(have, s.others)
+	s.mu.RUnlock()
+	all := map[string]*viewRoute{}
+	for _, v := range newest(s.views) {
+		all[v.name] = chart(v.name, s.ranges, have)
+	}
+	s.routes.Store(&all)
+	return all
+}
+
+// route returns where a view can be read, or ErrRange.
+func (s *spreader) route(view string) (*viewRoute, error) {
+	r := (*s.routes.Load())[view]
+	if r.err != nil {
+		// What is seen once a second may have come since then.
+		if r = s.chart()[view]; r.err != nil {
+			s.again()
+		}
+	}
+	return r, r.err
+}
+
+// chart finds the route of a view from what each instance has, of which "" is this one.
+func chart(view string, ranges int, have map[string][]heldAnswer) *viewRoute {
+	type found struct {
+		target
+		version int
+		live    bool
+	}
+	all := make([][]found, ranges)
+	for _, m := range sortedKeys(have) {
+		for _, a := range have[m] {
+			for _, b := range a.Views[view] {
+				if a.Range >= 0 && a.Range < ranges {
+					all[a.Range] = append(all[a.Range], found{target{m, b.Build}, b.Version, b.Live})
+				}
+			}
+		}
+	}
+	r := &viewRoute{version: math.MaxInt, of: make([][]target, ranges)}
+	var missing []string
+	for n, fs := range all {
+		newest := -1
+		for _, f := range fs {
+			if f.live {
+				newest = max(newest, f.version)
+			}
+		}
+		if newest < 0 {
+			missing = append(missing, strconv.Itoa(n))
+		}
+		r.version = min(r.version, newest)
+	}
+	if len(missing) > 0 {
+		r.err = ErrRange.Because("no instance has the ranges %s of the view %s ready", strings.Join(missing, ", "), view).After(time.Second)
+		return r
+	}
+	for n, fs := range all {
+		for _, f := range fs {
+			if f.version == r.version {
+				r.of[n] = append(r.of[n], f.target)
+			}
+		}
+		if len(r.of[n]) == 0 {
+			r.err = ErrRange.Because("version %d of the view %s is not everywhere, and range %d does not have it any more", r.version, view, n).After(time.Second)
+		}
+	}
+	return r
+}
+
+// status returns who should have, and who has, each range of a view.
+func (s *spreader) status(view string) []rangeStatus {
+	s.chart()
+	route, err := s.route(view)
+	s.mu.RLock()
+	place := spread.Place(s.members, s.ranges, s.copies)
+	s.mu.RUnlock()
+	out := make([]rangeStatus, s.ranges)
+	for n := range out {
+		st := rangeStatus{Range: n, Wanted: place[n], Ready: s.holders(n)}
+		first, last := int32(-1), int32(-1)
+		for p := range s.topic.Partitions {
+			if s.rangeOf(p) == n {
+				if last = p; first < 0 {
+					first = p
+				}
+			}
+		}
+		st.Partitions = fmt.Sprintf("%d-%d", first, last)
+		if h := s.here(n); h != nil {
+			if st.Here = "building"; h.engine.CaughtUp() {
+				st.Here = "ready"
+				st.Ready = append(st.Ready, s.h.advertise)
+				slices.Sort(st.Ready)
+			}
+		}
+		if st.Ready == nil {
+			st.Ready = []string{}
+		}
+		if err == nil {
+			st.Version = &route.version
+		}
+		out[n] = st
+	}
+	return out
+}

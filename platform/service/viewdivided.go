@@ -1,0 +1,453 @@
+package service
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/millrace/millrace/platform/es"
+	"github.com/millrace/millrace/platform/eventlog"
+	"github.com/millrace/millrace/platform/fault"
+	"github.com/millrace/millrace/platform/forward"
+	"github.com/millrace/millrace/platform/projection"
+	"github.com/millrace/millrace/platform/rest"
+)
+
+// What an instance says to another one that it asks for a range.
+const (
+	headerRange = "Millrace-Range" // which, as 2/5
+	headerBuild = "Millrace-Build" // of which build
+	headerAfter = "Millrace-After" // the place, in hexadecimal, after which the rows of a list are wanted
+)
+
+// headerAtLeast is what rest.Request.AtLeast reads.
+const headerAtLeast = "Millrace-At-Least"
+
+// A dividedAPI answers the queries of a view of which each instance has some ranges: a row comes from where its range is, a list from all
+// ranges together.
+type dividedAPI struct {
+	*viewAPI // whose engine only signs cursors
+	spread   *spreader
+}
+
+// on returns what answers from a range that is here.
+func (d *dividedAPI) on(h *heldRange) *viewAPI {
+	a := *d.viewAPI
+	a.engine = h.engine
+	return &a
+}
+
+func (d *dividedAPI) row(ctx context.Context, r *rest.Request) (*rest.Response, error) {
+	if r.Header(headerRange) != "" {
+		return d.asked(r, func(a *viewAPI) (*rest.Response, error) { return a.row(ctx, r) })
+	}
+	id := d.view.stream(r.Param("key"))
+	return d.one(ctx, r, d.spread.rangeOf(eventlog.PartitionOf(id, d.spread.topic.Partitions)), (*viewAPI).row)
+}
+
+// rangeOf returns the range of a partition.
+func (s *spreader) rangeOf(partition int32) int {
+	return projection.RangeOf(partition, s.topic.Partitions, s.ranges)
+}
+
+// asked answers another instance from the range that it names.
+func (d *dividedAPI) asked(r *rest.Request, answer func(*viewAPI) (*rest.Response, error)) (*rest.Response, error) {
+	number, of, _ := strings.Cut(r.Header(headerRange), "/")
+	n, err := strconv.Atoi(number)
+	if err != nil || of != strconv.Itoa(d.spread.ranges) {
+		return nil, errRangeElsewhere.Because("%.20q", r.Header(headerRange))
+	}
+	h, done, ok := d.spread.use(n)
+	if !ok {
+		return nil, errRangeElsewhere.Because("range %d of %s", n, d.view.name)
+	}
+	resp, err := answer(d.on(h))
+	return h.lend(resp, err, done)
+}
+
+// one has a request answered from one range, here or by the first of the instances that have it and answer.
+func (d *dividedAPI) one(ctx context.Context, r *rest.Request, n int, here func(*viewAPI, context.Context, *rest.Request) (*rest.Response, error)) (*rest.Response, error) {
+	route, err := d.spread.route(d.view.name)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range route.targets(n) {
+		var resp *rest.Response
+		if t.address == "" {
+			h, done, ok := d.spread.use(n)
+			if !ok {
+				continue
+			}
+			resp, err = here(d.on(h), ctx, r)
+			resp, err = h.lend(resp, err, done)
+		} else {
+			resp, err = d.remote(ctx, t, n, r)
+		}
+		if !elsewhere(err) {
+			return resp, err
+		}
+	}
+	d.spread.again()
+	return nil, ErrRange.Because("range %d of the view %s: no instance that has it answers", n, d.view.name).After(time.Second)
+}
+
+// targets returns where a range can be read, in the order in which they are to be tried: here, then the others, another one first each time.
+func (v *viewRoute) targets(n int) []target {
+	of := slices.Clone(v.of[n])
+	others := of
+	if len(of) > 0 && of[0].address == "" {
+		others = of[1:]
+	}
+	rand.Shuffle(len(others), func(i, j int) { others[i], others[j] = others[j], others[i] })
+	return of
+}
+
+// errNoAnswer is why another instance is asked.
+var errNoAnswer = fault.New(fault.Unavailable, "range_unanswered", "the instance that has the range does not answer")
+
+// elsewhere reports whether the same may be had from another instance.
+func elsewhere(err error) bool {
+	return errors.Is(err, errRangeElsewhere) || errors.Is(err, errNoAnswer)
+}
+
+// remote has a request answered by another instance, from a range that it has.
+func (d *dividedAPI) remote(ctx context.Context, t target, n int, r *rest.Request) (*rest.Response, error) {
+	if accepts(r, typeEvents) || accepts(r, typeNDJSON) {
+		resp, err := d.spread.h.passOn(ctx, t.address, r, d.about(t, n)...)
+		if err != nil {
+			return nil, errNoAnswer.Wrap(err)
+		}
+		return resp, notHere(resp.Status, resp.Body)
+	}
+	return d.do(ctx, t, remoteOf(r, nil), d.about(t, n)...)
+}
+
+// about says to another instance what of it is asked.
+func (d *dividedAPI) about(t target, n int) []forward.Field {
+	return []forward.Field{{Name: headerRange, Value: projection.Range{Number: n, Of: d.spread.ranges}.String()}, {Name: headerBuild, Value: t.build}}
+}
+
+// do sends a request to another instance, with fields in place of those of the same names.
+func (d *dividedAPI) do(ctx context.Context, t target, q *forward.Request, fields ...forward.Field) (*rest.Response, error) {
+	q.Header = slices.DeleteFunc(q.Header, func(f forward.Field) bool {
+		return slices.ContainsFunc(fields, func(g forward.Field) bool { return g.Name == f.Name })
+	})
+	q.Header = append(q.Header, fields...)
+	got, err := d.spread.h.peers.Do(ctx, t.address, q)
+	switch {
+	case errors.Is(err, forward.ErrTooLarge), errors.Is(err, forward.ErrInvalid):
+		return nil, err
+	case err != nil && ctx.Err() != nil:
+		return nil, context.Cause(ctx)
+	case err != nil:
+		return nil, errNoAnswer.Because("%s", t.address).Wrap(err)
+	}
+	return fromPeer(got), notHere(got.Status, got.Body)
+}
+
+// notHere returns errRangeElsewhere if that is what an answer says, or that it cannot be had there just now.
+func notHere(status int, body []byte) error {
+	var p struct{ Code string }
+	if status != http.StatusServiceUnavailable && status != http.StatusNotFound || json.Unmarshal(body, &p) != nil {
+		return nil
+	}
+	switch p.Code {
+	case errRangeElsewhere.Code, errStopping.Code, projection.ErrBuildNotFound.Code:
+		return errRangeElsewhere
+	}
+	return nil
+}
+
+// A rangePage is a page of one range, as instances tell it each other.
+type rangePage struct {
+	Rows    []rangeRow `json:"rows"`
+	Last    []byte     `json:"last,omitempty"`
+	Count   int        `json:"count,omitempty"`
+	More    bool       `json:"more,omitempty"`
+	Applied string     `json:"applied"`
+	Lag     float64    `json:"lag"` // seconds
+	Build   string     `json:"build"`
+}
+
+type rangeRow struct {
+	Place    []byte          `json:"place"`
+	Key      string          `json:"key"`
+	Position string          `json:"position"`
+	EventID  string          `json:"event_id"`
+	Row      json.RawMessage `json:"row"`
+}
+
+func (d *dividedAPI) list(ctx context.Context, r *rest.Request) (*rest.Response, error) {
+	given, err := r.Only(d.parameters()...)
+	if err != nil {
+		return nil, err
+	}
+	asked := r.Header(headerRange) != ""
+	if given.Has("changed_by") {
+		if asked {
+			return d.asked(r, func(a *viewAPI) (*rest.Response, error) { return a.list(ctx, r) })
+		}
+		at, err := es.ParsePosition(given.Get("changed_by"))
+		if err != nil {
+			return nil, err
+		}
+		if at.Partition < 0 || at.Partition >= d.spread.topic.Partitions {
+			return nil, projection.ErrForeignTopic.Because("%s", at)
+		}
+		return d.one(ctx, r, d.spread.rangeOf(at.Partition), (*viewAPI).list)
+	}
+	atLeast, err := r.AtLeast()
+	if err != nil {
+		return nil, err
+	}
+	form, err := d.form(given)
+	if err != nil {
+		return nil, err
+	}
+	query, err := d.query(given)
+	if err != nil {
+		return nil, err
+	}
+	stream := accepts(r, typeEvents)
+	switch {
+	case asked && stream:
+		return d.asked(r, func(a *viewAPI) (*rest.Response, error) { return a.list(ctx, r) })
+	case asked:
+		if query.Cursor, query.After, err = "", nil, nil; r.Header(headerAfter) != "" {
+			if query.After, err = hex.DecodeString(r.Header(headerAfter)); err != nil {
+				return nil, projection.ErrCursor.Wrap(err)
+			}
+		}
+		return d.asked(r, func(a *viewAPI) (*rest.Response, error) {
+			page, err := a.rangePage(ctx, given, query, atLeast)
+			if err != nil {
+				return nil, err
+			}
+			return rest.JSON(http.StatusOK, page), nil
+		})
+	case stream:
+		return d.live(ctx, r, query, form)
+	}
+	pages, version, err := d.gather(ctx, r, given, &query, atLeast)
+	if err != nil {
+		return refused(err)
+	}
+	if given.Has("count") {
+		return counted(pages)
+	}
+	page, state, err := d.merge(&query, pages, version)
+	if err != nil {
+		return nil, err
+	}
+	if etag := tagOf(state); r.NoneMatch(etag) {
+		header := freshness(page.Applied, page.Lag)
+		header["Etag"] = []string{etag}
+		return &rest.Response{Status: http.StatusNotModified, Header: header}, nil
+	}
+	return pageResponse(&page, form, state)
+}
+
+// rangePage returns what a range answers to a list, or to a count.
+func (a *viewAPI) rangePage(ctx context.Context, given url.Values, q projection.Query, atLeast es.Positions) (out rangePage, err error) {
+	if given.Has("count") {
+		got, err := a.engine.Count(ctx, a.view.name, q, atLeast)
+		return rangePage{Count: got.Rows, More: got.More, Applied: got.Applied.String(), Lag: got.Lag.Seconds(), Build: got.Build}, err
+	}
+	page, err := a.engine.List(ctx, a.view.name, q, atLeast)
+	if err != nil {
+		return rangePage{}, err
+	}
+	out = rangePage{Rows: make([]rangeRow, len(page.Rows)), Last: page.Last, Applied: page.Applied.String(), Lag: page.Lag.Seconds(), Build: page.Build}
+	for i, row := range page.Rows {
+		out.Rows[i] = rangeRow{row.Place, row.Key, row.Position.String(), row.EventID, row.JSON}
+	}
+	return out, nil
+}
+
+// gather asks all ranges at once.
+func (d *dividedAPI) gather(ctx context.Context, r *rest.Request, given url.Values, q *projection.Query, atLeast es.Positions) (pages []rangePage, version int, err error) {
+	route, err := d.spread.route(d.view.name)
+	if err != nil {
+		return nil, 0, err
+	}
+	version = route.version
+	if q.Cursor != "" {
+		// It is of all ranges; each of them is told where to go on.
+		if q.After, err = d.engine.After(d.view.name, version, q); err != nil {
+			return nil, 0, err
+		}
+	}
+	of := *q
+	of.Cursor = ""
+	pages = make([]rangePage, d.spread.ranges)
+	errs := make([]error, d.spread.ranges)
+	var all sync.WaitGroup
+	for n := range pages {
+		all.Go(func() { pages[n], errs[n] = d.page(ctx, r, given, of, atLeast, route, n) })
+	}
+	all.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return nil, 0, err
+		}
+	}
+	for n := range pages {
+		if got, ok := versionOf(pages[n].Build); !ok || got != version {
+			d.spread.again()
+			return nil, 0, ErrRange.Because("range %d of the view %s answered from build %s, and version %d was asked", n, d.view.name, pages[n].Build, version).After(time.Second)
+		}
+	}
+	return pages, version, nil
+}
+
+// page asks one range.
+func (d *dividedAPI) page(ctx context.Context, r *rest.Request, given url.Values, q projection.Query, atLeast es.Positions, route *viewRoute, n int) (page rangePage, err error) {
+	for _, t := range route.targets(n) {
+		if t.address == "" {
+			h, done, ok := d.spread.use(n)
+			if !ok {
+				continue
+			}
+			page, err = d.on(h).rangePage(ctx, given, q, atLeast)
+			done()
+			return page, err
+		}
+		fields := append(d.about(t, n), forward.Field{Name: "Accept", Value: "application/json"})
+		if q.After != nil {
+			fields = append(fields, forward.Field{Name: headerAfter, Value: hex.EncodeToString(q.After)})
+		}
+		if atLeast != nil {
+			fields = append(fields, forward.Field{Name: headerAtLeast, Value: atLeast.String()})
+		}
+		resp, err := d.do(ctx, t, remoteOf(r, nil), fields...)
+		switch {
+		case elsewhere(err):
+			continue
+		case err != nil:
+			return page, err
+		case resp.Status != http.StatusOK:
+			return page, &refusal{resp}
+		}
+		if err := json.Unmarshal(resp.Body, &page); err != nil {
+			return page, errNoAnswer.Because("%s does not speak as this instance does", t.address).Wrap(err)
+		}
+		return page, nil
+	}
+	d.spread.again()
+	return page, ErrRange.Because("range %d of the view %s: no instance that has it answers", n, d.view.name).After(time.Second)
+}
+
+// A refusal is the answer of another instance that has no page in it, to be passed on as it is.
+type refusal struct{ resp *rest.Response }
+
+func (r *refusal) Error() string { return fmt.Sprintf("another instance answers %d", r.resp.Status) }
+
+// refused returns the answer that an error is, if it is one.
+func refused(err error) (*rest.Response, error) {
+	var r *refusal
+	if errors.As(err, &r) {
+		return r.resp, nil
+	}
+	return nil, err
+}
+
+// versionOf returns the version of a build's code.
+func versionOf(build string) (version int, ok bool) {
+	var number int
+	n, err := fmt.Sscanf(build, "v%d-%d", &version, &number)
+	return version, n == 2 && err == nil
+}
+
+// merge puts the pages of all ranges together.
+func (d *dividedAPI) merge(q *projection.Query, pages []rangePage, version int) (page projection.Page, state projection.Answer, err error) {
+	of := make([]projection.Page, len(pages))
+	builds := make([]string, len(pages))
+	for n, p := range pages {
+		of[n] = projection.Page{Last: p.Last, Lag: time.Duration(p.Lag * float64(time.Second)), Build: p.Build, Rows: make([]projection.Row, len(p.Rows))}
+		builds[n] = p.Build
+		if of[n].Applied, err = positions(p.Applied); err != nil {
+			return page, state, err
+		}
+		for i, row := range p.Rows {
+			at, err := es.ParsePosition(row.Position)
+			if err != nil {
+				return page, state, err
+			}
+			of[n].Rows[i] = projection.Row{Key: row.Key, JSON: row.Row, Position: at, EventID: row.EventID, Place: row.Place}
+		}
+	}
+	page = projection.Merge(q, of)
+	page.Build = strings.Join(builds, ",")
+	if page.Last != nil {
+		page.Next = d.engine.CursorAfter(d.view.name, version, q, page.Last)
+	}
+	return page, projection.Answer{Applied: page.Applied, Build: page.Build}, nil
+}
+
+// positions reads positions as they are told, "" = none.
+func positions(text string) (es.Positions, error) {
+	if text == "" {
+		return nil, nil
+	}
+	return es.ParsePositions(text)
+}
+
+// counted adds the counts of all ranges.
+func counted(pages []rangePage) (*rest.Response, error) {
+	var sum countJSON
+	var applied es.Positions
+	lag := 0.0
+	for _, p := range pages {
+		ps, err := positions(p.Applied)
+		if err != nil {
+			return nil, err
+		}
+		for _, pos := range ps {
+			applied = applied.With(pos)
+		}
+		sum.Count, sum.More, lag = sum.Count+p.Count, sum.More || p.More, max(lag, p.Lag)
+	}
+	resp := rest.JSON(http.StatusOK, sum)
+	resp.Header = freshness(applied, time.Duration(lag*float64(time.Second)))
+	return resp, nil
+}
+
+// A rangeStatus says who has a range.
+type rangeStatus struct {
+	Range      int      `json:"range"`
+	Partitions string   `json:"partitions"`        // e.g. 4-7
+	Wanted     []string `json:"wanted"`            // where it should be
+	Ready      []string `json:"ready"`             // where it can be read
+	Here       string   `json:"here,omitempty"`    // what is here: ready or building
+	Version    *int     `json:"version,omitempty"` // that queries are answered from
+}
+
+// ranges answers who has which range of a divided view.
+func (a *viewAdmin) ranges(_ context.Context, r *rest.Request) (*rest.Response, error) {
+	name := r.Param("view")
+	a.mu.RLock()
+	s := a.spreads[name]
+	a.mu.RUnlock()
+	if s == nil {
+		o, err := a.find(name)
+		if err != nil {
+			return nil, err
+		}
+		return nil, projection.ErrViewNotFound.Because("%s is not divided: every instance has all of it", o.view)
+	}
+	return rest.JSON(http.StatusOK, struct {
+		View   string        `json:"view"`
+		Here   string        `json:"here"` // the address of this instance
+		Ranges []rangeStatus `json:"ranges"`
+	}{name, s.h.advertise, s.status(name)}), nil
+}
