@@ -18,7 +18,7 @@ func viewCommand() *cobra.Command {
 	c := &cobra.Command{Use: "view", Short: "Operate views and query them", Args: cobra.NoArgs, RunE: group,
 		Example: "  millrace view ls\n  millrace view rebuild orders --wait\n  millrace view verify orders && millrace view switch orders\n  millrace view get orders o-1 --explain"}
 	adminFlag(c)
-	c.AddCommand(viewListCommand(), viewDescribeCommand(), viewRebuildCommand(), viewVerifyCommand(), viewSwitchCommand(), viewRollbackCommand(),
+	c.AddCommand(viewListCommand(), viewDescribeCommand(), viewRangesCommand(), viewRebuildCommand(), viewVerifyCommand(), viewSwitchCommand(), viewRollbackCommand(),
 		viewPauseCommand(), viewResumeCommand(), viewResetCommand(), viewDropCommand(), viewWaitCommand(), viewGetCommand(), viewScanCommand(), viewWatchCommand(), viewBackupCommand(), viewStoreCommand())
 	return c
 }

@@ -1,0 +1,89 @@
+package service
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestChart: a divided view is read from builds of one version, the newest that answers queries of every range, wherever these are.
+func TestChart(t *testing.T) {
+	// "0:v1-1* v2-1" is range 0 with two builds, of which the first answers queries.
+	parse := func(lines ...string) []heldAnswer {
+		var out []heldAnswer
+		for _, line := range lines {
+			number, builds, _ := strings.Cut(line, ":")
+			a := heldAnswer{Views: map[string][]heldBuild{}}
+			if _, err := fmt.Sscan(number, &a.Range); err != nil {
+				t.Fatal(err)
+			}
+			for _, id := range strings.Fields(builds) {
+				id, live := strings.CutSuffix(id, "*")
+				version, ok := versionOf(id)
+				if !ok {
+					t.Fatal(id)
+				}
+				a.Views["orders"] = append(a.Views["orders"], heldBuild{Version: version, Build: id, Live: live})
+			}
+			out = append(out, a)
+		}
+		return out
+	}
+	for _, tc := range []struct {
+		name string
+		have map[string][]heldAnswer
+		want string // version: the targets of each range
+	}{
+		{"here and there", map[string][]heldAnswer{"": parse("0:v1-1*"), "b": parse("1:v1-2*")}, "1: /v1-1 | b/v1-2"},
+		{"here first", map[string][]heldAnswer{"a": parse("0:v1-1*", "1:v1-1*"), "": parse("0:v1-3*")}, "1: /v1-3 a/v1-1 | a/v1-1"},
+		{"nobody has one", map[string][]heldAnswer{"": parse("0:v1-1*")}, "no instance has the ranges 1"},
+		{"one range is not there yet", map[string][]heldAnswer{"": parse("0:v1-1 v2-1*"), "b": parse("1:v1-1* v2-1")}, "1: /v1-1 | b/v1-1"},
+		{"both are", map[string][]heldAnswer{"": parse("0:v1-1 v2-1*"), "b": parse("1:v1-1 v2-1*")}, "2: /v2-1 | b/v2-1"},
+		{"of two copies one is", map[string][]heldAnswer{"": parse("0:v2-1*"), "b": parse("0:v1-1*", "1:v1-1*")}, "1: b/v1-1 | b/v1-1"},
+		{"what is there no more", map[string][]heldAnswer{"": parse("0:v2-1*"), "b": parse("1:v1-1*")}, "version 1 of the view orders is not everywhere, and range 0"},
+		{"a range that there is not", map[string][]heldAnswer{"": parse("0:v1-1*", "1:v1-1*", "7:v1-1*")}, "1: /v1-1 | /v1-1"},
+	} {
+		r := chart("orders", 2, tc.have)
+		var got string
+		if r.err != nil {
+			got = r.err.Error()
+		} else {
+			var ranges []string
+			for _, of := range r.of {
+				var at []string
+				for _, t := range of {
+					at = append(at, t.address+"/"+t.build)
+				}
+				ranges = append(ranges, strings.Join(at, " "))
+			}
+			got = fmt.Sprintf("%d: %s", r.version, strings.Join(ranges, " | "))
+		}
+		if r.err == nil && got != tc.want || r.err != nil && !strings.Contains(got, tc.want) {
+			t.Errorf("%s: %s, want %s", tc.name, got, tc.want)
+		}
+	}
+}
+
+// TestSee: who is gone keeps its place for a while as long as others have what it had, and not if there is one copy of each range only.
+func TestSee(t *testing.T) {
+	for copies, want := range map[int][]string{1: {"a b c", "a c", "a c", "a b c"}, 2: {"a b c", "a b c", "a c", "a b c"}} {
+		s := &spreader{h: &host{advertise: "a"}, copies: copies, gone: map[string]time.Time{}, left: make(chan struct{})}
+		now := time.Now()
+		for i, there := range []struct {
+			who   string
+			after time.Duration
+		}{{"a b c", 0}, {"c a", spreadGrace / 2}, {"a c", 2 * spreadGrace}, {"b c", 2*spreadGrace + time.Second}} {
+			s.see(strings.Fields(there.who), now.Add(there.after))
+			if got := strings.Join(s.members, " "); got != want[i] {
+				t.Errorf("%d copies, step %d: %s, want %s", copies, i, got, want[i])
+			}
+		}
+		close(s.left)
+		s.see([]string{"a", "b", "c"}, now.Add(time.Hour))
+		if slices.Contains(s.members, "a") {
+			t.Errorf("it leaves, and is to have ranges: %v", s.members)
+		}
+	}
+}
