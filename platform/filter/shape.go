@@ -4,11 +4,12 @@ import (
 	"encoding"
 	"encoding/json"
 	"reflect"
-	"strings"
 	"time"
 
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
+
+	"github.com/millrace/millrace/platform/jsontype"
 )
 
 // A kind says what a value is to CEL.
@@ -154,73 +155,11 @@ func kindOf(t reflect.Type) kind {
 	}
 }
 
-// fieldsOf returns the fields that encoding/json writes of a struct, those of embedded structs among them: of several of one name the
-// shallowest, of these the one with a tag, and none if that does not decide.
+// fieldsOf returns the fields that encoding/json writes of a struct.
 func (b *builder) fieldsOf(t reflect.Type, path string) []field {
-	type candidate struct {
-		field  reflect.StructField
-		name   string
-		depth  int
-		tagged bool
-	}
-	var all []candidate
-	var walk func(t reflect.Type, depth int, above []reflect.Type)
-	walk = func(t reflect.Type, depth int, above []reflect.Type) {
-		for i := range t.NumField() {
-			f := t.Field(i)
-			inner := f.Type
-			if inner.Kind() == reflect.Pointer {
-				inner = inner.Elem()
-			}
-			tag := f.Tag.Get("json")
-			name, _, _ := strings.Cut(tag, ",")
-			if tag == "-" || !f.IsExported() && !(f.Anonymous && inner.Kind() == reflect.Struct) {
-				continue
-			}
-			if f.Anonymous && name == "" && inner.Kind() == reflect.Struct {
-				repeated := false
-				for _, a := range above {
-					repeated = repeated || a == inner
-				}
-				if !repeated {
-					walk(inner, depth+1, append(above[:len(above):len(above)], inner))
-				}
-				continue
-			}
-			if !f.IsExported() {
-				continue
-			}
-			c := candidate{f, name, depth, name != ""}
-			if name == "" {
-				c.name = f.Name
-			}
-			all = append(all, c)
-		}
-	}
-	walk(t, 0, []reflect.Type{t})
-	wins := func(c, other candidate) bool {
-		return c.depth < other.depth || c.depth == other.depth && c.tagged && !other.tagged
-	}
 	var fields []field
-	for i, c := range all {
-		best := true
-		for j, other := range all {
-			if i != j && c.name == other.name && !wins(c, other) {
-				best = false
-			}
-		}
-		if !best {
-			continue
-		}
-		f := field{name: c.name, shape: b.shapeOf(c.field.Type, path+"."+c.name)}
-		switch f.shape.kind {
-		case boolean, integer, number, text:
-			_, options, _ := strings.Cut(c.field.Tag.Get("json"), ",")
-			for o := range strings.SplitSeq(options, ",") {
-				f.quoted = f.quoted || o == "string" && !c.field.Type.Implements(textMarshaler)
-			}
-		}
-		fields = append(fields, f)
+	for _, m := range jsontype.Members(t) {
+		fields = append(fields, field{name: m.Name, quoted: m.Quoted, shape: b.shapeOf(m.Type, path+"."+m.Name)})
 	}
 	return fields
 }

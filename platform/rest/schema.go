@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/millrace/millrace/platform/jsontype"
 )
 
 // A Schema is a JSON Schema as OpenAPI 3.1 has it, with as many keywords as Millrace uses. The zero Schema allows anything.
@@ -287,106 +289,18 @@ func (s *Schemas) object(t reflect.Type, body bool) *Schema {
 	if body {
 		schema.AdditionalProperties = &Additional{}
 	}
-	for _, f := range membersOf(t) {
-		m := s.of(f.typ, body)
-		if f.quoted {
+	for _, f := range jsontype.Members(t) {
+		m := s.of(f.Type, body)
+		if f.Quoted {
 			m = &Schema{Type: Types{"string"}}
 		}
-		if !body && f.optional {
+		if !body && f.Optional {
 			m = notNull(m)
 		}
-		schema.Properties = append(schema.Properties, Property{f.name, m})
-		if !body && !f.optional {
-			schema.Required = append(schema.Required, f.name)
+		schema.Properties = append(schema.Properties, Property{f.Name, m})
+		if !body && !f.Optional {
+			schema.Required = append(schema.Required, f.Name)
 		}
 	}
 	return schema
-}
-
-type member struct {
-	name             string
-	typ              reflect.Type
-	optional, quoted bool
-	depth            int
-	tagged           bool
-}
-
-// membersOf lists the members of a struct as encoding/json writes them: of several of one name the least deep counts, of these the tagged
-// one, and none if that leaves several.
-func membersOf(t reflect.Type) []member {
-	var all []member
-	collectMembers(t, 0, false, &all, map[reflect.Type]bool{})
-	var kept []member
-	for i, m := range all {
-		rivals, wins := 0, true
-		for j, o := range all {
-			if j == i || o.name != m.name {
-				continue
-			}
-			switch {
-			case o.depth < m.depth, o.depth == m.depth && o.tagged && !m.tagged:
-				wins = false
-			case o.depth == m.depth && o.tagged == m.tagged:
-				rivals++
-			}
-		}
-		if wins && rivals == 0 {
-			kept = append(kept, m)
-		}
-	}
-	return kept
-}
-
-func collectMembers(t reflect.Type, depth int, optional bool, into *[]member, open map[reflect.Type]bool) {
-	if open[t] {
-		return
-	}
-	open[t] = true
-	defer delete(open, t)
-	for i := range t.NumField() {
-		f := t.Field(i)
-		tag := f.Tag.Get("json")
-		if tag == "-" {
-			continue
-		}
-		name, options, _ := strings.Cut(tag, ",")
-		inner := f.Type
-		if inner.Kind() == reflect.Pointer {
-			inner = inner.Elem()
-		}
-		if f.Anonymous && name == "" && inner.Kind() == reflect.Struct && special(inner, false) == nil {
-			collectMembers(inner, depth+1, optional || f.Type != inner, into, open)
-			continue
-		}
-		if !f.IsExported() {
-			continue
-		}
-		m := member{name: name, typ: f.Type, depth: depth, tagged: name != "", optional: optional}
-		if name == "" {
-			m.name = f.Name
-		}
-		for option := range strings.SplitSeq(options, ",") {
-			switch option {
-			case "omitempty":
-				m.optional = m.optional || mayBeEmpty(f.Type)
-			case "omitzero":
-				m.optional = true
-			case "string":
-				m.quoted = true
-			}
-		}
-		*into = append(*into, m)
-	}
-}
-
-// mayBeEmpty reports whether omitempty leaves out some value of type t.
-func mayBeEmpty(t reflect.Type) bool {
-	switch t.Kind() {
-	case reflect.Struct:
-		return false
-	case reflect.Array:
-		return t.Len() == 0
-	default:
-		return true
-	}
 }
