@@ -29,6 +29,7 @@ var allowed = map[string]struct {
 	"platform/es":                 {[]string{"fault"}, "the words of event sourcing are pure: no I/O, no clock"},
 	"platform/contract":           {[]string{"es", "fault"}, "the codec knows schemas, not where they or the events are kept"},
 	"platform/contract/gate":      {[]string{"contract", "fault"}, "the gate judges schemas; where they come from is the caller's affair"},
+	"platform/contract/avrofile":  {[]string{"fault", "jsontype"}, "it writes rows from their JSON and their type: whose they are, and who wants them, is the caller's affair"},
 	"platform/contract/catalogue": {[]string{"contract", "contract/gate"}, "the catalogue describes schemas; where they come from is the caller's affair"},
 	"platform/eventlog":           {[]string{"es", "fault", "contract"}, "the log knows records and contracts, not who decides or projects"},
 	"platform/store":              {[]string{"fault"}, "the store keeps bytes and knows nothing of events"},
