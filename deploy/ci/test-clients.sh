@@ -2,7 +2,7 @@
 # Lets foreign clients read what the shop wrote: test-clients.sh [PORT]. Needs Go, Java 17, Maven, Python 3.11 and bin/shop (make build).
 #
 # On a fresh real Kafka, and then on the embedded one of `shop dev`: confluent-kafka for Python with its Avro deserializer and its client
-# of the schema registry, and Kafka's own console consumer in Java, in both isolation levels. Confluent's Java Avro deserializer is not
+# of the schema registry, and Kafka's own console consumer in Java, in both isolation levels; fastavro reads exports of views. Confluent's Java Avro deserializer is not
 # among them: io.confluent:kafka-avro-serializer is not in Maven Central but only in Confluent's repository.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -139,6 +139,11 @@ for level in read_committed read_uncommitted; do
   read_events --brokers "$(at dev kafka)" --registry "$(at dev registry)" --expect "$expect" --isolation "$level"
 done
 "$venv/bin/python" "$here/ask_registry.py" "$(at dev registry)" "$topic"
+
+say "fastavro reads exports of views"
+for view in orders customers sales; do bin/millrace view wait "$view" --timeout 60s --admin-url "$(at dev admin)"; done
+"$venv/bin/python" "$here/read_export.py" "$(at dev http)" orders customers sales
+MILLRACE_TEST_PYTHON=$venv/bin/python go test -count=1 -run '^TestForeignReader$' ./platform/contract/avrofile
 
 say "confluent-kafka writes to the registry"
 MILLRACE_TEST_PYTHON=$venv/bin/python go test -count=1 -run '^TestPythonClient$' ./platform/registry

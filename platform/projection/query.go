@@ -540,12 +540,16 @@ func (p *Projector) HeadersAt(ctx context.Context, view string, at es.Position) 
 type Export struct {
 	Applied es.Positions
 	Lag     time.Duration
+	Build   string
+	Version int // of the code that the rows are of
 	x       *plan
+	ctx     context.Context
 	r       *store.Reader
 	close   func()
 }
 
-// Export begins an export once the view has applied atLeast; the query's Limit and Cursor mean nothing. Errors are those of List.
+// Export begins an export once the view has applied atLeast; the query's Limit and Cursor mean nothing. It ends with ctx, and when its build
+// is dropped. Errors are those of List.
 func (p *Projector) Export(ctx context.Context, view string, q Query, atLeast es.Positions) (*Export, error) {
 	g, err := p.live(view)
 	if err != nil {
@@ -559,20 +563,26 @@ func (p *Projector) Export(ctx context.Context, view string, q Query, atLeast es
 	if err := p.wait(ctx, g, atLeast); err != nil {
 		return nil, err
 	}
-	e := &Export{x: x}
+	e := &Export{x: x, Build: g.born.id(), Version: g.born.Version}
+	ctx, done := g.lasting(ctx)
 	snap, s, err := g.hold()
 	if err != nil {
+		done()
 		return nil, err
 	}
-	e.Applied, e.Lag, e.r, e.close = g.positions(s), g.lag(s, time.Now()), snap.Reader, snap.release
+	e.Applied, e.Lag, e.ctx, e.r = g.positions(s), g.lag(s, time.Now()), ctx, snap.Reader
+	e.close = func() { snap.release(); done() }
 	return e, nil
 }
 
-// Rows yields the rows. An error is the last thing it yields.
+// Rows yields the rows, from the first one each time it is called. An error is the last thing it yields.
 func (e *Export) Rows() iter.Seq2[Row, error] {
 	return func(yield func(Row, error) bool) {
 		err := e.x.scan(e.r, false, func(at []byte, row Row) (bool, error) {
 			row.Place = at
+			if e.ctx.Err() != nil {
+				return false, context.Cause(e.ctx)
+			}
 			if where := e.x.q.Where; where != nil {
 				if wanted, err := where(row); err != nil || !wanted {
 					return err == nil, err

@@ -14,8 +14,8 @@ type Response struct {
 	Body        []byte      // the whole body; not kept after it is sent
 	ContentType string      // "" = application/json
 	// Stream, if set, is called after the header is sent and writes the body piece by piece; Body is ignored. Its context ends when
-	// the client is gone or the server drains, or has ended for HEAD; it then returns nil. An error cuts the connection, so that the client
-	// notices.
+	// the client is gone or the server drains, or has ended for HEAD. An error cuts the connection, so that the client notices; nil means that
+	// all was said.
 	Stream func(ctx context.Context, w *Stream) error
 
 	err error
@@ -50,3 +50,6 @@ func (s *Stream) Flush() error { return s.rc.Flush() }
 
 // SetWriteDeadline lets writes fail that are not done at t, so that a client that stopped reading does not hold its handler.
 func (s *Stream) SetWriteDeadline(t time.Time) error { return s.rc.SetWriteDeadline(t) }
+
+// SetTrailer sets a field that follows the body; the Response's header names it in Trailer. A body that is cut off has none.
+func (s *Stream) SetTrailer(name, value string) { s.w.Header().Set(name, value) }

@@ -216,9 +216,10 @@ func (a *awaited) Write(p []byte) (int, error) {
 
 // A reply is an HTTP answer, read.
 type reply struct {
-	status int
-	header http.Header
-	body   string
+	status  int
+	header  http.Header
+	body    string
+	trailer http.Header
 }
 
 // send sends a request; header lines are "Name: value".
@@ -249,7 +250,7 @@ func (r *running) do(method, path, body string, header ...string) (reply, error)
 	}
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)
-	return reply{resp.StatusCode, resp.Header, string(text)}, err
+	return reply{resp.StatusCode, resp.Header, string(text), resp.Trailer}, err
 }
 
 // want fails unless the answer has a status, and returns the answer's JSON in v if that is not nil.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/millrace/millrace/platform/command"
 	"github.com/millrace/millrace/platform/contract"
+	"github.com/millrace/millrace/platform/contract/avrofile"
 	"github.com/millrace/millrace/platform/es"
 	"github.com/millrace/millrace/platform/fault"
 	"github.com/millrace/millrace/platform/projection"
@@ -352,7 +353,7 @@ func listDoc(v View) *operation {
 		id: "views." + v.name + ".list", tag: "views", summary: "rows of " + v.name + " in the order of an index, or of their keys",
 		params: append(params, formParams()...),
 		answers: []response{
-			{status: 200, says: "a page; next is the cursor of the next page and absent at the end. As NDJSON, all rows, one a line; as server-sent events, the first page and what changes",
+			{status: 200, says: "a page; next is the cursor of the next page and absent at the end. As NDJSON, all rows, one a line; as Avro, all rows, in an object container file; as server-sent events, the first page and what changes",
 				headers: append([]string{"Etag"}, freshHeaders...), content: map[string]func(*rest.Schemas) *rest.Schema{
 					"application/json": func(s *rest.Schemas) *rest.Schema {
 						page := &rest.Schema{Type: rest.Types{"object"}, Required: []string{"rows"}, Properties: rest.Properties{
@@ -361,7 +362,10 @@ func listDoc(v View) *operation {
 						}}
 						return &rest.Schema{AnyOf: []*rest.Schema{page, s.Answer(reflect.TypeFor[countJSON]())}}
 					},
-					typeNDJSON: func(*rest.Schemas) *rest.Schema { return text("a row a line") },
+					typeNDJSON: func(*rest.Schemas) *rest.Schema { return text("a row a line; the trailer Millrace-Rows is how many") },
+					avrofile.Media: func(*rest.Schemas) *rest.Schema {
+						return &rest.Schema{Description: "the file; the trailer Millrace-Rows is how many rows it has"}
+					},
 					typeEvents: func(*rest.Schemas) *rest.Schema { return text("events state and change") },
 				}},
 			{status: 304, says: "nothing was applied since the page with the tag of If-None-Match", headers: append([]string{"Etag"}, freshHeaders...)},

@@ -18,7 +18,7 @@ import (
 //	GET /v1/views/<view>?<index>=…&where=…&order=&limit=&cursor=     rows in the order of an index, or of their keys
 //
 // both with Millrace-At-Least: wait until the view has applied at least that position. With Accept: text/event-stream both go on with what
-// changes; with application/x-ndjson the second one is all rows. The admin address has what operates views: see viewAdmin.
+// changes; with application/x-ndjson or application/avro the second one is all rows. The admin address has what operates views: see viewAdmin.
 type Projector struct {
 	Name  string
 	Views []View
@@ -185,7 +185,7 @@ func (p Projector) start(ctx context.Context, h *host) error {
 		if !h.views.add(v.name, operated{engine, v.name}) {
 			return errTwice(p.Name, v.name)
 		}
-		api := newViewAPI(v, engine)
+		api := newViewAPI(v, rowsOf(p.Views, v.name), engine)
 		for _, r := range api.routes(api.list, api.row) {
 			h.handle(r)
 		}
@@ -211,7 +211,7 @@ func (p Projector) start(ctx context.Context, h *host) error {
 		if !h.views.spread(v.name, s) {
 			return errTwice(p.Name, v.name)
 		}
-		api := &dividedAPI{viewAPI: newViewAPI(v, engine), spread: s}
+		api := &dividedAPI{viewAPI: newViewAPI(v, rowsOf(p.Views, v.name), engine), spread: s}
 		for _, r := range api.routes(api.list, api.row) {
 			h.handle(r)
 		}
@@ -261,6 +261,17 @@ func newest(views []View) []View {
 		out = append(out, of[name])
 	}
 	return out
+}
+
+// rowsOf returns the row types of all versions of a view.
+func rowsOf(views []View, name string) map[int]reflect.Type {
+	rows := map[int]reflect.Type{}
+	for _, v := range views {
+		if v.name == name {
+			rows[v.version] = v.row
+		}
+	}
+	return rows
 }
 
 // open opens the engine of some of the views.

@@ -31,7 +31,7 @@ func (r *running) admin(path string) reply {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	return reply{resp.StatusCode, resp.Header, string(text)}
+	return reply{status: resp.StatusCode, header: resp.Header, body: string(text)}
 }
 
 type balancesPage struct {

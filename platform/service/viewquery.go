@@ -13,21 +13,24 @@ import (
 	"sync"
 	"time"
 
+	"github.com/millrace/millrace/platform/contract/avrofile"
 	"github.com/millrace/millrace/platform/es"
 	"github.com/millrace/millrace/platform/filter"
+	"github.com/millrace/millrace/platform/jsontype"
 	"github.com/millrace/millrace/platform/projection"
 	"github.com/millrace/millrace/platform/rest"
 )
 
 // A viewAPI answers the queries of one view.
 type viewAPI struct {
-	view     View
+	view     View                 // its newest version
+	rows     map[int]reflect.Type // by version of its code
 	engine   *projection.Projector
 	language func() (*filter.Language, error)
 }
 
-func newViewAPI(v View, engine *projection.Projector) *viewAPI {
-	return &viewAPI{view: v, engine: engine, language: sync.OnceValues(func() (*filter.Language, error) { return filter.NewLanguage(v.row) })}
+func newViewAPI(v View, rows map[int]reflect.Type, engine *projection.Projector) *viewAPI {
+	return &viewAPI{view: v, rows: rows, engine: engine, language: sync.OnceValues(func() (*filter.Language, error) { return filter.NewLanguage(v.row) })}
 }
 
 // routes returns what is answered over HTTP, by these handlers.
@@ -154,8 +157,10 @@ func (a *viewAPI) list(ctx context.Context, r *rest.Request) (*rest.Response, er
 			return nil, err
 		}
 		return live(ctx, w, form)
+	case accepts(r, avrofile.Media):
+		return a.export(ctx, query, atLeast, form, a.asAvro)
 	case accepts(r, typeNDJSON):
-		return a.export(ctx, query, atLeast, form)
+		return a.export(ctx, query, atLeast, form, asLines)
 	case given.Has("count"):
 		return a.count(ctx, query, atLeast)
 	}
@@ -249,47 +254,6 @@ func (a *viewAPI) changed(ctx context.Context, given url.Values, form form) (*re
 	body = append(append(append(body, `],"gone":`...), keys...), "}\n"...)
 	return &rest.Response{Status: http.StatusOK, Body: body, ContentType: "application/json"}, nil
 }
-
-// export streams all rows of a query, a line each, from one state of the view.
-func (a *viewAPI) export(ctx context.Context, q projection.Query, atLeast es.Positions, form form) (*rest.Response, error) {
-	x, err := a.engine.Export(ctx, a.view.name, q, atLeast)
-	if err != nil {
-		return nil, err
-	}
-	return &rest.Response{Header: freshness(x.Applied, x.Lag), ContentType: typeNDJSON, Stream: func(ctx context.Context, w *rest.Stream) error {
-		defer x.Close()
-		var line []byte
-		n := 0
-		for row, err := range x.Rows() {
-			if err != nil {
-				return err
-			}
-			if n%exportLines == 0 {
-				if ctx.Err() != nil {
-					return nil
-				}
-				if err := w.SetWriteDeadline(time.Now().Add(writeTime)); err != nil {
-					return err
-				}
-			}
-			n++
-			if line, err = form.append(line[:0], &row); err != nil {
-				return err
-			}
-			if _, err := w.Write(append(line, '\n')); err != nil {
-				return nil //nolint:nilerr // the client is gone, or has stopped reading
-			}
-		}
-		return w.Flush()
-	}}, nil
-}
-
-const (
-	// exportLines is after how many lines of an export it is looked whether the client still reads.
-	exportLines = 256
-	// writeTime is for how long a client may not read before it is cut off.
-	writeTime = 20 * time.Second
-)
 
 // parameters returns the names that a list takes.
 func (a *viewAPI) parameters() []string {
@@ -385,15 +349,8 @@ func fieldsOf(t reflect.Type) map[string]bool {
 		return nil
 	}
 	names := map[string]bool{}
-	for _, f := range reflect.VisibleFields(t) {
-		if !f.IsExported() || f.Anonymous {
-			continue
-		}
-		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
-		if name == "" {
-			name = f.Name
-		}
-		names[name] = true
+	for _, m := range jsontype.Members(t) {
+		names[m.Name] = true
 	}
 	return names
 }

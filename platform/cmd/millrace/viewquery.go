@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/millrace/millrace/platform/contract/avrofile"
 	"github.com/millrace/millrace/platform/service"
 )
 
@@ -105,7 +106,7 @@ type selection struct {
 	prefix, from, to, where, fields   string
 	order, cursor, atLeast, changedBy string
 	limit                             int
-	all, counted, explain             bool
+	all, avro, counted, explain       bool
 }
 
 func (s *selection) flags(c *cobra.Command) {
@@ -171,9 +172,9 @@ func viewScanCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "scan VIEW", Short: "Read the rows of a view: by key or by an index, in ranges, filtered, counted", Args: cobra.ExactArgs(1),
 		Long: "Read rows in the order of their keys or of an index, one in a line. Standard error tells on which positions they are based, and the cursor of the next page if there is one.\n" +
-			"--all reads all of them, from one state of the view, however many they are.",
+			"--all reads all of them, from one state of the view, however many they are; with --avro as an Avro object container file. It fails if they are cut off.",
 		Example: "  millrace view scan orders --index customer=c-00004 --limit 3\n  millrace view scan orders --index total=USD --from 50000 --order desc --fields order_id,total\n" +
-			"  millrace view scan orders --where 'units > 20' --count\n  millrace view scan sales --from 1997-01-01 --to 1997-01-31\n  millrace view scan orders --all > orders.ndjson",
+			"  millrace view scan orders --where 'units > 20' --count\n  millrace view scan sales --from 1997-01-01 --to 1997-01-31\n  millrace view scan orders --all > orders.ndjson\n  millrace view scan orders --all --avro > orders.avro",
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := o.check(); err != nil {
 				return err
@@ -193,6 +194,12 @@ func viewScanCommand() *cobra.Command {
 				}
 				accept = "application/x-ndjson"
 			}
+			if s.avro {
+				if !s.all || o != "text" {
+					return service.ErrUsage.Because("--avro goes with --all, and not with -o")
+				}
+				accept = avrofile.Media
+			}
 			resp, err := i.send(c.Context(), http.MethodGet, viewPath(args[0]), query, nil, asked(s.atLeast, accept))
 			if err != nil {
 				return err
@@ -200,7 +207,7 @@ func viewScanCommand() *cobra.Command {
 			defer resp.Body.Close()
 			tellFreshness(c, o, resp)
 			if s.all {
-				return exported(c, o, resp.Body)
+				return exported(c, o, resp)
 			}
 			if o == "json" {
 				return copyJSON(c.OutOrStdout(), o, resp.Body)
@@ -239,23 +246,27 @@ func viewScanCommand() *cobra.Command {
 	f := c.Flags()
 	f.StringVar(&s.cursor, "cursor", "", "go on where a page ended, with the same selection")
 	f.BoolVar(&s.all, "all", false, "all rows instead of a page")
+	f.BoolVar(&s.avro, "avro", false, "with --all: as an Avro object container file")
 	f.BoolVar(&s.counted, "count", false, "only how many they are")
 	f.BoolVar(&s.explain, "explain", false, "each row with its key and the event that changed it last")
 	f.StringVar(&s.changedBy, "changed-by", "", "the rows that the event at this position changed")
 	return c
 }
 
-// exported copies lines, as a JSON document if that is asked for.
-func exported(c *cobra.Command, o output, in io.Reader) error {
+// exported copies rows as they come, or lines as a JSON document if that is asked for.
+func exported(c *cobra.Command, o output, resp *http.Response) error {
 	w := c.OutOrStdout()
 	if o == "text" {
-		if _, err := io.Copy(w, in); err != nil {
-			return errAnswer.Because("the rows were cut off").Wrap(err)
+		if _, err := io.Copy(w, resp.Body); err != nil {
+			return errAnswer.Because("the rows were cut off: this is not the whole").Wrap(err)
+		}
+		if n := resp.Trailer.Get("Millrace-Rows"); n != "" {
+			fmt.Fprintf(c.ErrOrStderr(), "%s rows\n", n)
 		}
 		return nil
 	}
 	fmt.Fprint(w, `{"rows":[`)
-	d := json.NewDecoder(in)
+	d := json.NewDecoder(resp.Body)
 	for n := 0; d.More(); n++ {
 		var row json.RawMessage
 		if err := d.Decode(&row); err != nil {

@@ -190,7 +190,7 @@ func (d *Document) answer(ctx context.Context, x Exchange, in *openapi3filter.Re
 }
 
 // usual are the header fields that need no description.
-var usual = []string{"Cache-Control", "Connection", "Content-Length", "Content-Type", "Date", "X-Content-Type-Options"}
+var usual = []string{"Cache-Control", "Connection", "Content-Length", "Content-Type", "Date", "Trailer", "X-Content-Type-Options"}
 
 // problem checks an answer that no operation gave.
 func (d *Document) problem(x Exchange) error {
