@@ -3,6 +3,8 @@ package projection
 import (
 	"bytes"
 	"fmt"
+	"iter"
+	"slices"
 
 	"github.com/millrace/millrace/platform/es"
 )
@@ -84,12 +86,6 @@ func (p *Projector) own(ps es.Positions) es.Positions {
 // begins, nil if there is none. The rows of each page must be in the order of the query, and its Last set if there are more of them.
 func Merge(q *Query, pages []Page) Page {
 	var out Page
-	before := func(a, b []byte) bool {
-		if q.Reverse {
-			a, b = b, a
-		}
-		return bytes.Compare(a, b) < 0
-	}
 	// Beyond what has been looked at in every range, nothing is known of the order.
 	var end []byte
 	for i := range pages {
@@ -97,7 +93,7 @@ func Merge(q *Query, pages []Page) Page {
 			out.Applied = out.Applied.With(pos)
 		}
 		out.Lag = max(out.Lag, pages[i].Lag)
-		if last := pages[i].Last; last != nil && (end == nil || before(last, end)) {
+		if last := pages[i].Last; last != nil && (end == nil || q.before(last, end)) {
 			end = last
 		}
 	}
@@ -110,7 +106,7 @@ func Merge(q *Query, pages []Page) Page {
 	for {
 		first := -1
 		for i := range pages {
-			if next[i] < len(pages[i].Rows) && (first < 0 || before(pages[i].Rows[next[i]].Place, pages[first].Rows[next[first]].Place)) {
+			if next[i] < len(pages[i].Rows) && (first < 0 || q.before(pages[i].Rows[next[i]].Place, pages[first].Rows[next[first]].Place)) {
 				first = i
 			}
 		}
@@ -118,7 +114,7 @@ func Merge(q *Query, pages []Page) Page {
 			break
 		}
 		row := pages[first].Rows[next[first]]
-		if end != nil && before(end, row.Place) {
+		if end != nil && q.before(end, row.Place) {
 			break
 		}
 		if len(out.Rows) == limit || size > maxPageBytes {
@@ -131,4 +127,64 @@ func Merge(q *Query, pages []Page) Page {
 	}
 	out.Last = end
 	return out
+}
+
+// MergeRows yields the rows of a query on several ranges, each in the order of the query, in that order. An error is the last thing it yields.
+func MergeRows(q *Query, ranges []iter.Seq2[Row, error]) iter.Seq2[Row, error] {
+	return func(yield func(Row, error) bool) {
+		type source struct {
+			row  Row
+			next func() (Row, error, bool)
+		}
+		var left []*source
+		// take reads the next row of a source; ok is false if there is none, or the caller is to stop.
+		take := func(s *source) (ok, stop bool) {
+			row, err, more := s.next()
+			if err != nil {
+				yield(Row{}, err)
+				return false, true
+			}
+			s.row = row
+			return more, false
+		}
+		for _, rows := range ranges {
+			next, stop := iter.Pull2(rows)
+			defer stop()
+			s := &source{next: next}
+			more, end := take(s)
+			if end {
+				return
+			}
+			if more {
+				left = append(left, s)
+			}
+		}
+		for len(left) > 0 {
+			first := 0
+			for i, s := range left {
+				if q.before(s.row.Place, left[first].row.Place) {
+					first = i
+				}
+			}
+			s := left[first]
+			if !yield(s.row, nil) {
+				return
+			}
+			more, end := take(s)
+			if end {
+				return
+			}
+			if !more {
+				left = slices.Delete(left, first, first+1)
+			}
+		}
+	}
+}
+
+// before reports whether one place comes before another one.
+func (q *Query) before(a, b []byte) bool {
+	if q.Reverse {
+		a, b = b, a
+	}
+	return bytes.Compare(a, b) < 0
 }

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -141,13 +142,12 @@ func (b *bank) pages(r *running, path string, atLeast es.Positions) (rows []stri
 }
 
 // get asks again as long as it is told to come back.
-func (b *bank) get(r *running, path string, atLeast es.Positions) reply {
+func (b *bank) get(r *running, path string, atLeast es.Positions, header ...string) reply {
 	b.t.Helper()
+	if atLeast != nil {
+		header = append(header, "Millrace-At-Least: "+atLeast.String())
+	}
 	for late := time.Now().Add(30 * time.Second); ; {
-		header := []string{}
-		if atLeast != nil {
-			header = []string{"Millrace-At-Least: " + atLeast.String()}
-		}
 		a := r.send("GET", path, "", header...)
 		if a.status != http.StatusServiceUnavailable || a.header.Get("Retry-After") == "" || time.Now().After(late) {
 			return a
@@ -170,6 +170,17 @@ func (b *bank) compare(r *running) {
 		want := b.get(b.running, "/v1/views/whole"+q, b.need).want(b.t, 200, nil).body
 		if got := b.get(r, "/v1/views/purses"+q, b.need).want(b.t, 200, nil).body; got != want {
 			b.t.Errorf("%s: %s, in the whole %s", q, got, want)
+		}
+	}
+	for _, q := range []string{"", "?balance.from=100&explain", "?order=desc&where=balance+%3E+30", "?fields=owner&prefix=a-1"} {
+		const accept = "Accept: application/x-ndjson"
+		want := b.get(b.running, "/v1/views/whole"+q, b.need, accept).want(b.t, 200, nil).body
+		if got := b.get(r, "/v1/views/purses"+q, b.need, accept).want(b.t, 200, nil).body; got != want {
+			b.t.Errorf("the lines of %s:\n%s\nin the whole:\n%s", q, got, want)
+		}
+		const avro = "Accept: application/avro"
+		if a := b.get(r, "/v1/views/purses"+q, b.need, avro).want(b.t, 200, nil); a.trailer.Get("Millrace-Rows") != strconv.Itoa(strings.Count(want, "\n")) {
+			b.t.Errorf("as Avro %s has %q rows, %d as lines", q, a.trailer.Get("Millrace-Rows"), strings.Count(want, "\n"))
 		}
 	}
 	for i := range 60 {

@@ -214,7 +214,7 @@ func (w *dividedWatch) close() {
 
 // watch tells what changes in one range, first its state unless it can go on from what the client has, until ctx ends or nobody tells any more.
 func (d *dividedAPI) watch(ctx context.Context, r *rest.Request, q projection.Query, route *viewRoute, n int, resume string, tell func(projection.Update) error) error {
-	err := error(ErrRange.Because("range %d of the view %s: no instance that has it answers", n, d.view.name))
+	err := errNobody(n, d.view.name)
 	for _, t := range route.targets(n) {
 		if t.address == "" {
 			h, done, ok := d.spread.use(n)

@@ -98,7 +98,7 @@ func (d *dividedAPI) one(ctx context.Context, r *rest.Request, n int, here func(
 		}
 	}
 	d.spread.again()
-	return nil, ErrRange.Because("range %d of the view %s: no instance that has it answers", n, d.view.name).After(time.Second)
+	return nil, errNobody(n, d.view.name)
 }
 
 // targets returns where a range can be read, in the order in which they are to be tried: here, then the others, another one first each time.
@@ -115,6 +115,15 @@ func (v *viewRoute) targets(n int) []target {
 // errNoAnswer is why another instance is asked.
 var errNoAnswer = fault.New(fault.Unavailable, "range_unanswered", "the instance that has the range does not answer")
 
+// errNobody is why a request is answered not now.
+func errNobody(n int, view string) error {
+	return ErrRange.Because("range %d of the view %s: no instance that has it answers", n, view).After(time.Second)
+}
+
+func errOtherVersion(n int, view, build string, version int) error {
+	return ErrRange.Because("range %d of the view %s answered from build %s, and version %d was asked", n, view, build, version).After(time.Second)
+}
+
 // elsewhere reports whether the same may be had from another instance.
 func elsewhere(err error) bool {
 	return errors.Is(err, errRangeElsewhere) || errors.Is(err, errNoAnswer)
@@ -122,7 +131,7 @@ func elsewhere(err error) bool {
 
 // remote has a request answered by another instance, from a range that it has.
 func (d *dividedAPI) remote(ctx context.Context, t target, n int, r *rest.Request) (*rest.Response, error) {
-	if accepts(r, typeEvents) || accepts(r, typeNDJSON) {
+	if accepts(r, typeEvents) {
 		resp, err := d.spread.h.passOn(ctx, t.address, r, d.about(t, n)...)
 		if err != nil {
 			return nil, errNoAnswer.Wrap(err)
@@ -228,6 +237,9 @@ func (d *dividedAPI) list(ctx context.Context, r *rest.Request) (*rest.Response,
 				return nil, projection.ErrCursor.Wrap(err)
 			}
 		}
+		if accepts(r, typeRows) {
+			return d.asked(r, func(a *viewAPI) (*rest.Response, error) { return a.rangeRows(ctx, query, atLeast) })
+		}
 		return d.asked(r, func(a *viewAPI) (*rest.Response, error) {
 			page, err := a.rangePage(ctx, given, query, atLeast)
 			if err != nil {
@@ -237,6 +249,8 @@ func (d *dividedAPI) list(ctx context.Context, r *rest.Request) (*rest.Response,
 		})
 	case stream:
 		return d.live(ctx, r, query, form)
+	case d.formatOf(r) != nil:
+		return d.export(ctx, r, query, atLeast, form, d.formatOf(r))
 	}
 	pages, version, err := d.gather(ctx, r, given, &query, atLeast)
 	if err != nil {
@@ -304,7 +318,7 @@ func (d *dividedAPI) gather(ctx context.Context, r *rest.Request, given url.Valu
 	for n := range pages {
 		if got, ok := versionOf(pages[n].Build); !ok || got != version {
 			d.spread.again()
-			return nil, 0, ErrRange.Because("range %d of the view %s answered from build %s, and version %d was asked", n, d.view.name, pages[n].Build, version).After(time.Second)
+			return nil, 0, errOtherVersion(n, d.view.name, pages[n].Build, version)
 		}
 	}
 	return pages, version, nil
@@ -344,7 +358,7 @@ func (d *dividedAPI) page(ctx context.Context, r *rest.Request, given url.Values
 		return page, nil
 	}
 	d.spread.again()
-	return page, ErrRange.Because("range %d of the view %s: no instance that has it answers", n, d.view.name).After(time.Second)
+	return page, errNobody(n, d.view.name)
 }
 
 // A refusal is the answer of another instance that has no page in it, to be passed on as it is.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"iter"
 	"strconv"
 	"time"
 
@@ -26,35 +27,63 @@ type sheet interface {
 	close() error
 }
 
-// A format says what an export is written as: its media type, and how one begins.
-type format func(x *projection.Export, form form) (media string, begin func(w io.Writer) (sheet, error), err error)
+// An extract is all rows of a query on a view as a whole, or of a divided one, to be closed.
+type extract struct {
+	applied es.Positions
+	lag     time.Duration
+	build   string
+	version int
+	rows    func() iter.Seq2[projection.Row, error]
+	again   bool // rows yields them all each time
+	close   func()
+}
 
-// export streams all rows of a query from one state of the view. What cannot be written as it should be cuts the connection, as the end of
-// this process does: a body that ends is the whole, and is followed by how many rows it has.
-func (a *viewAPI) export(ctx context.Context, q projection.Query, atLeast es.Positions, form form, as format) (_ *rest.Response, err error) {
+// A format says what an export is written as: its media type, and how one begins.
+type format func(x *extract, form form) (media string, begin func(w io.Writer) (sheet, error), err error)
+
+// formatOf returns what a client wants an export as; nil = it wants none.
+func (a *viewAPI) formatOf(r *rest.Request) format {
+	switch {
+	case accepts(r, avrofile.Media):
+		return a.asAvro
+	case accepts(r, typeNDJSON):
+		return asLines
+	}
+	return nil
+}
+
+// export streams all rows of a query from one state of the view.
+func (a *viewAPI) export(ctx context.Context, q projection.Query, atLeast es.Positions, form form, as format) (*rest.Response, error) {
 	x, err := a.engine.Export(ctx, a.view.name, q, atLeast)
 	if err != nil {
 		return nil, err
 	}
+	// With a filter, it may take long to find one.
+	return sheetOf(&extract{x.Applied, x.Lag, x.Build, x.Version, x.Rows, q.Where == nil, x.Close}, form, as)
+}
+
+// sheetOf streams an extract. What cannot be written as it should be cuts the connection, as the end of this process does: a body that ends is
+// the whole, and is followed by how many rows it has.
+func sheetOf(x *extract, form form, as format) (_ *rest.Response, err error) {
 	defer func() {
 		if err != nil {
-			x.Close()
+			x.close()
 		}
 	}()
 	media, begin, err := as(x, form)
 	if err != nil {
 		return nil, err
 	}
-	if q.Where == nil {
+	if x.again {
 		// Rows that cannot be written at all are worth an answer that says so.
 		if err := writeFirst(x, begin); err != nil {
 			return nil, err
 		}
 	}
-	header := freshness(x.Applied, x.Lag)
+	header := freshness(x.applied, x.lag)
 	header["Trailer"] = []string{rowsTrailer}
 	return &rest.Response{Header: header, ContentType: media, Stream: func(ctx context.Context, w *rest.Stream) error {
-		defer x.Close()
+		defer x.close()
 		c := &client{w: w}
 		n, err := writeAll(ctx, x, c, begin)
 		switch {
@@ -68,12 +97,12 @@ func (a *viewAPI) export(ctx context.Context, q projection.Query, atLeast es.Pos
 	}}, nil
 }
 
-func writeAll(ctx context.Context, x *projection.Export, w io.Writer, begin func(io.Writer) (sheet, error)) (n int, err error) {
+func writeAll(ctx context.Context, x *extract, w io.Writer, begin func(io.Writer) (sheet, error)) (n int, err error) {
 	out, err := begin(w)
 	if err != nil {
 		return 0, err
 	}
-	for row, err := range x.Rows() {
+	for row, err := range x.rows() {
 		if err != nil {
 			return n, err
 		}
@@ -89,12 +118,12 @@ func writeAll(ctx context.Context, x *projection.Export, w io.Writer, begin func
 }
 
 // writeFirst writes the first row to nobody.
-func writeFirst(x *projection.Export, begin func(io.Writer) (sheet, error)) error {
+func writeFirst(x *extract, begin func(io.Writer) (sheet, error)) error {
 	out, err := begin(io.Discard)
 	if err != nil {
 		return err
 	}
-	for row, err := range x.Rows() {
+	for row, err := range x.rows() {
 		if err != nil {
 			return err
 		}
@@ -122,7 +151,7 @@ func (c *client) Write(p []byte) (n int, err error) {
 }
 
 // asLines writes a row in each line.
-func asLines(_ *projection.Export, form form) (string, func(io.Writer) (sheet, error), error) {
+func asLines(_ *extract, form form) (string, func(io.Writer) (sheet, error), error) {
 	return typeNDJSON, func(w io.Writer) (sheet, error) { return &lineSheet{out: w, form: form}, nil }, nil
 }
 
@@ -144,19 +173,19 @@ func (s *lineSheet) write(row *projection.Row) (err error) {
 func (s *lineSheet) close() error { return nil }
 
 // asAvro writes an Avro object container file, whose schema is that of the rows of the version that is read.
-func (a *viewAPI) asAvro(x *projection.Export, form form) (string, func(io.Writer) (sheet, error), error) {
-	row := a.rows[x.Version]
+func (a *viewAPI) asAvro(x *extract, form form) (string, func(io.Writer) (sheet, error), error) {
+	row := a.rows[x.version]
 	if row == nil {
-		return "", nil, projection.ErrBuild.Because("view %s, build %s: the program does not have version %d of it any more, and so not the type of its rows, from which the schema would follow", a.view.name, x.Build, x.Version).
+		return "", nil, projection.ErrBuild.Because("view %s, build %s: the program does not have version %d of it any more, and so not the type of its rows, from which the schema would follow", a.view.name, x.build, x.version).
 			WithFix("ask for %s, which needs none", typeNDJSON)
 	}
 	f, err := avrofile.For(row, avrofile.Options{
-		View: a.view.name, Doc: fmt.Sprintf("A row of the view %s, version %d.", a.view.name, x.Version), Fields: form.fields, Explain: form.explain,
+		View: a.view.name, Doc: fmt.Sprintf("A row of the view %s, version %d.", a.view.name, x.version), Fields: form.fields, Explain: form.explain,
 	})
 	if err != nil {
 		return "", nil, err
 	}
-	meta := map[string]string{"millrace.view": a.view.name, "millrace.build": x.Build, "millrace.position": x.Applied.String()}
+	meta := map[string]string{"millrace.view": a.view.name, "millrace.build": x.build, "millrace.position": x.applied.String()}
 	return avrofile.Media, func(w io.Writer) (sheet, error) {
 		file, err := avrofile.NewWriter(w, f, meta)
 		if err != nil {

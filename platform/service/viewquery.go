@@ -13,7 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/millrace/millrace/platform/contract/avrofile"
 	"github.com/millrace/millrace/platform/es"
 	"github.com/millrace/millrace/platform/filter"
 	"github.com/millrace/millrace/platform/jsontype"
@@ -157,10 +156,8 @@ func (a *viewAPI) list(ctx context.Context, r *rest.Request) (*rest.Response, er
 			return nil, err
 		}
 		return live(ctx, w, form)
-	case accepts(r, avrofile.Media):
-		return a.export(ctx, query, atLeast, form, a.asAvro)
-	case accepts(r, typeNDJSON):
-		return a.export(ctx, query, atLeast, form, asLines)
+	case a.formatOf(r) != nil:
+		return a.export(ctx, query, atLeast, form, a.formatOf(r))
 	case given.Has("count"):
 		return a.count(ctx, query, atLeast)
 	}

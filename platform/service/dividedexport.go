@@ -1,0 +1,235 @@
+package service
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"iter"
+	"net/http"
+	"time"
+
+	"github.com/millrace/millrace/platform/es"
+	"github.com/millrace/millrace/platform/projection"
+	"github.com/millrace/millrace/platform/rest"
+)
+
+// typeRows is what instances send each other all rows of a range as: a line of JSON for each, a rangeHead before and a rangeEnd after them.
+const typeRows = "application/vnd.millrace.rows"
+
+// A rangeHead is the first line.
+type rangeHead struct {
+	Applied string  `json:"applied"`
+	Lag     float64 `json:"lag"` // seconds
+	Build   string  `json:"build"`
+}
+
+// A rangeLine is a row, or the last line, which says how many rows there were.
+type rangeLine struct {
+	rangeRow
+	End *int `json:"end,omitempty"`
+}
+
+type rangeEnd struct {
+	End int `json:"end"`
+}
+
+// rangeRows answers another instance that exports.
+func (a *viewAPI) rangeRows(ctx context.Context, q projection.Query, atLeast es.Positions) (*rest.Response, error) {
+	x, err := a.engine.Export(ctx, a.view.name, q, atLeast)
+	if err != nil {
+		return nil, err
+	}
+	return &rest.Response{ContentType: typeRows, Stream: func(ctx context.Context, w *rest.Stream) error {
+		defer x.Close()
+		c := &client{w: w}
+		out := json.NewEncoder(c)
+		out.SetEscapeHTML(false)
+		err := out.Encode(rangeHead{x.Applied.String(), x.Lag.Seconds(), x.Build})
+		n := 0
+		if err == nil {
+			for row, e := range x.Rows() {
+				if err = errors.Join(e, context.Cause(ctx)); err != nil {
+					break
+				}
+				n++
+				if err = out.Encode(rangeRow{row.Place, row.Key, row.Position.String(), row.EventID, row.JSON}); err != nil {
+					break
+				}
+			}
+		}
+		if err == nil {
+			err = out.Encode(rangeEnd{n})
+		}
+		if c.gone {
+			return nil
+		}
+		return err
+	}}, nil
+}
+
+// export streams the rows of all ranges in the order of the query, each range from one state.
+func (d *dividedAPI) export(ctx context.Context, r *rest.Request, q projection.Query, atLeast es.Positions, form form, as format) (_ *rest.Response, err error) {
+	route, err := d.spread.route(d.view.name)
+	if err != nil {
+		return nil, err
+	}
+	q.Limit, q.Cursor = 0, ""
+	parts := make([]*extract, 0, d.spread.ranges)
+	whole := &extract{version: route.version, close: func() {
+		for _, p := range parts {
+			p.close()
+		}
+	}}
+	defer func() {
+		if err != nil {
+			whole.close()
+		}
+	}()
+	for n := range d.spread.ranges {
+		x, err := d.extract(ctx, r, q, atLeast, route, n)
+		if err != nil {
+			return refused(err)
+		}
+		parts = append(parts, x)
+		for _, pos := range x.applied {
+			whole.applied = whole.applied.With(pos)
+		}
+		whole.lag = max(whole.lag, x.lag)
+		if version, ok := versionOf(x.build); !ok || version != route.version {
+			return nil, errOtherVersion(n, d.view.name, x.build, route.version)
+		}
+		if n > 0 {
+			whole.build += ","
+		}
+		whole.build += x.build
+	}
+	whole.rows = func() iter.Seq2[projection.Row, error] {
+		return func(yield func(projection.Row, error) bool) {
+			all := make([]iter.Seq2[projection.Row, error], len(parts))
+			for n, p := range parts {
+				all[n] = p.rows()
+			}
+			projection.MergeRows(&q, all)(yield)
+		}
+	}
+	return sheetOf(whole, form, as)
+}
+
+// extract begins to read one range.
+func (d *dividedAPI) extract(ctx context.Context, r *rest.Request, q projection.Query, atLeast es.Positions, route *viewRoute, n int) (*extract, error) {
+	for _, t := range route.targets(n) {
+		if t.address != "" {
+			x, err := d.extractThere(r, t, n, atLeast)
+			if elsewhere(err) {
+				continue
+			}
+			return x, err
+		}
+		h, done, ok := d.spread.use(n)
+		if !ok {
+			continue
+		}
+		x, err := h.engine.Export(ctx, d.view.name, q, atLeast)
+		if err != nil {
+			done()
+			return nil, err
+		}
+		return &extract{applied: x.Applied, lag: x.Lag, build: x.Build, rows: func() iter.Seq2[projection.Row, error] {
+			return func(yield func(projection.Row, error) bool) {
+				for row, err := range x.Rows() {
+					if err == nil && h.ctx.Err() != nil {
+						row, err = projection.Row{}, errRangeElsewhere.Because("range %d was given up meanwhile", n)
+					}
+					if !yield(row, err) || err != nil {
+						return
+					}
+				}
+			}
+		}, close: func() { x.Close(); done() }}, nil
+	}
+	d.spread.again()
+	return nil, errNobody(n, d.view.name)
+}
+
+// extractThere begins to read a range that another instance has.
+func (d *dividedAPI) extractThere(r *rest.Request, t target, n int, atLeast es.Positions) (_ *extract, err error) {
+	h := d.spread.h
+	// The answer is read after the request has been handled.
+	ctx, cancel := context.WithCancel(r.HTTP().Context())
+	defer func() {
+		if err != nil {
+			cancel()
+		}
+	}()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+t.address+r.HTTP().URL.RequestURI(), nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header = r.HTTP().Header.Clone()
+	req.Header.Set(headerHop, h.instance)
+	for _, f := range d.about(t, n) {
+		req.Header.Set(f.Name, f.Value)
+	}
+	req.Header.Set("Accept", typeRows)
+	if atLeast != nil {
+		req.Header.Set(headerAtLeast, atLeast.String())
+	}
+	resp, err := h.streams.RoundTrip(req)
+	if err != nil {
+		return nil, errNoAnswer.Because("%s", t.address).Wrap(err)
+	}
+	defer func() {
+		if err != nil {
+			resp.Body.Close()
+		}
+	}()
+	if resp.StatusCode != http.StatusOK {
+		body, err := io.ReadAll(io.LimitReader(resp.Body, problemBytes))
+		if err != nil {
+			return nil, errNoAnswer.Because("%s", t.address).Wrap(err)
+		}
+		if err := notHere(resp.StatusCode, body); err != nil {
+			return nil, err
+		}
+		return nil, &refusal{&rest.Response{Status: resp.StatusCode, Header: resp.Header, Body: body, ContentType: resp.Header.Get("Content-Type")}}
+	}
+	in := json.NewDecoder(bufio.NewReaderSize(resp.Body, 64<<10))
+	var head rangeHead
+	if err := in.Decode(&head); err != nil {
+		return nil, errNoAnswer.Because("%s", t.address).Wrap(err)
+	}
+	x := &extract{lag: time.Duration(head.Lag * float64(time.Second)), build: head.Build, close: func() { cancel(); resp.Body.Close() }}
+	if x.applied, err = positions(head.Applied); err != nil {
+		return nil, err
+	}
+	x.rows = func() iter.Seq2[projection.Row, error] {
+		return func(yield func(projection.Row, error) bool) { readRows(in, yield) }
+	}
+	return x, nil
+}
+
+// readRows yields the rows that another instance sends. If it does not say that they were all, the last thing is an error.
+func readRows(in *json.Decoder, yield func(projection.Row, error) bool) {
+	for n := 0; ; n++ {
+		var line rangeLine
+		err := in.Decode(&line)
+		switch {
+		case err == nil && line.End != nil && *line.End == n:
+			return
+		case err == nil && line.End != nil:
+			err = errNoAnswer.Because("it says that there were other rows than it has sent")
+		case err != nil:
+			err = errNoAnswer.Because("it broke off after %d rows", n).Wrap(err)
+		}
+		var row projection.Row
+		if err == nil {
+			row = projection.Row{Key: line.Key, JSON: line.Row, EventID: line.EventID, Place: line.Place}
+			row.Position, err = es.ParsePosition(line.Position)
+		}
+		if !yield(row, err) || err != nil {
+			return
+		}
+	}
+}
