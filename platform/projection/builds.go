@@ -44,6 +44,18 @@ type seen struct {
 	builds []*generation // in the order of ctl.Generations
 }
 
+// find returns one of the builds, or ErrBuildNotFound.
+func (s *seen) find(view, id string) (*generation, error) {
+	var ids []string
+	for _, g := range s.builds {
+		if g.born.id() == id {
+			return g, nil
+		}
+		ids = append(ids, g.born.id())
+	}
+	return nil, ErrBuildNotFound.Because("view %s, build %.60q", view, id).WithFix("use one of %s", strings.Join(ids, ", "))
+}
+
 // publish shows what there is now.
 func (v *view) publish() {
 	s := &seen{ctl: v.ctl}

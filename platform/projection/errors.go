@@ -25,6 +25,8 @@ var (
 	ErrPositionAhead = fault.New(fault.Invalid, "position_ahead", "the position is beyond the end of the log")
 	// ErrNotCaughtUp is returned when the view did not reach the asked position in time.
 	ErrNotCaughtUp = fault.New(fault.Unavailable, "not_caught_up", "the view has not caught up with the position")
+	// ErrBuildEnds is returned for a position that a build with an end never comes to.
+	ErrBuildEnds = fault.New(fault.Conflict, "build_ends", "the build ends before the position")
 	// ErrPaused is returned for what needs a view to be kept up to date while it is not.
 	ErrPaused = fault.New(fault.Conflict, "view_paused", "the view is not being kept up to date")
 	// ErrBuildNotFound is returned for a build that a view does not have.

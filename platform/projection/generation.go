@@ -386,6 +386,7 @@ func (g *generation) slotLag(s *shown, n int, now time.Time) (end int64, lag tim
 	var oldest time.Time
 	if pt := g.parts[n].Load(); pt != nil {
 		end, oldest = pt.oldest(at.next)
+		end = min(end, g.limit(n)) // what it is not to have does not make it late
 	}
 	switch {
 	case at.halt != nil:

@@ -149,7 +149,7 @@ var (
 )
 
 // Reserved are the query parameters that mean something else than an index.
-var Reserved = []string{"from", "to", "prefix", "order", "limit", "cursor", "index", "where", "fields", "count", "explain", "changed_by"}
+var Reserved = []string{"from", "to", "prefix", "order", "limit", "cursor", "index", "where", "fields", "count", "explain", "changed_by", "build"}
 
 const maxIndexes = 100
 

@@ -10,6 +10,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"iter"
+	"strings"
 	"time"
 
 	"github.com/millrace/millrace/platform/es"
@@ -63,6 +64,8 @@ type Query struct {
 	// and still not be the last one. Name says what it does: a cursor is for queries with the same one only.
 	Where func(Row) (bool, error)
 	Name  string
+
+	build string // that was named
 }
 
 // A Page is a part of the rows that a Query selects, all from one state of the view.
@@ -84,19 +87,41 @@ type Count struct {
 	Build   string
 }
 
-// live returns the generation of a view that answers queries, or ErrViewNotFound.
+// Of names a build of a view for all that reads one: wherever they take the name of a view, they take this. That build answers then,
+// however far it is, or they return ErrBuildNotFound. Of(view, "") is the view itself: the build that answers queries does.
+func Of(view, build string) string {
+	if build == "" {
+		return view
+	}
+	return view + "/" + build
+}
+
+// live returns the generation of a view that answers queries, or the one that Of names, or ErrViewNotFound, ErrBuildNotFound.
 func (p *Projector) live(name string) (*generation, error) {
-	v := p.byName[name]
-	if v == nil {
-		return nil, ErrViewNotFound.Because("%.100q", name)
+	view, build, named := strings.Cut(name, "/")
+	v := p.byName[view]
+	switch {
+	case v == nil:
+		return nil, ErrViewNotFound.Because("%.100q", view)
+	case named:
+		return v.seen.Load().find(v.name, build)
 	}
 	g, _ := v.serving()
 	return g, nil
 }
 
+// VersionOf returns which version of a view's code the rows are of. Errors: ErrViewNotFound, ErrBuildNotFound.
+func (p *Projector) VersionOf(view string) (int, error) {
+	g, err := p.live(view)
+	if err != nil {
+		return 0, err
+	}
+	return g.born.Version, nil
+}
+
 // Get returns the row with the key once the view has applied atLeast, which may be empty. The answer's Applied and Lag are set
-// for ErrRowNotFound too. Other errors: ErrViewNotFound, ErrForeignTopic, ErrPositionAhead, ErrNotCaughtUp, es.ErrID for a key that
-// no row can have, and store.ErrDamaged.
+// for ErrRowNotFound too. Other errors: ErrViewNotFound, ErrBuildNotFound, ErrForeignTopic, ErrPositionAhead, ErrBuildEnds,
+// ErrNotCaughtUp, es.ErrID for a key that no row can have, and store.ErrDamaged.
 func (p *Projector) Get(ctx context.Context, view, key string, atLeast es.Positions) (Answer, error) {
 	g, err := p.live(view)
 	if err != nil {
@@ -127,14 +152,14 @@ func (p *Projector) Get(ctx context.Context, view, key string, atLeast es.Positi
 func isNotFound(err error) bool { return errors.Is(err, store.ErrNotFound) }
 
 // List returns a page of rows once the view has applied atLeast, which may be empty. Going on with Page.Next yields every row
-// that was there all the time exactly once, whatever is written meanwhile. Errors: ErrViewNotFound, ErrQuery, es.ErrValue, ErrLimit,
-// ErrCursor, ErrForeignTopic, ErrPositionAhead, ErrNotCaughtUp, store.ErrDamaged, and what Where returns.
+// that was there all the time exactly once, whatever is written meanwhile. Errors: ErrViewNotFound, ErrBuildNotFound, ErrQuery,
+// es.ErrValue, ErrLimit, ErrCursor, ErrForeignTopic, ErrPositionAhead, ErrBuildEnds, ErrNotCaughtUp, store.ErrDamaged, and what Where returns.
 func (p *Projector) List(ctx context.Context, view string, q Query, atLeast es.Positions) (Page, error) {
 	g, err := p.live(view)
 	if err != nil {
 		return Page{}, err
 	}
-	x, err := p.plan(g, &q)
+	x, err := p.plan(g, view, &q)
 	if err != nil {
 		return Page{}, err
 	}
@@ -163,7 +188,7 @@ func (p *Projector) Count(ctx context.Context, view string, q Query, atLeast es.
 	if q.Cursor != "" {
 		return Count{}, ErrQuery.Because("all rows are counted: a count has no cursor")
 	}
-	x, err := p.plan(g, &q)
+	x, err := p.plan(g, view, &q)
 	if err != nil {
 		return Count{}, err
 	}
@@ -211,9 +236,10 @@ type plan struct {
 	head  int // bytes before the row key in a key without an index
 }
 
-// plan checks a query and completes it.
-func (p *Projector) plan(g *generation, q *Query) (*plan, error) {
+// plan checks a query on what name stands for, and completes it.
+func (p *Projector) plan(g *generation, name string, q *Query) (*plan, error) {
 	x := &plan{p: p, g: g, q: q, index: -1}
+	_, q.build, _ = strings.Cut(name, "/")
 	q.Limit = cmp.Or(q.Limit, DefaultLimit)
 	if q.Limit < 1 || q.Limit > MaxLimit {
 		return nil, ErrLimit.Because("%d, it must be 1 to %d", q.Limit, MaxLimit)
@@ -457,7 +483,8 @@ func (g *generation) parseRow(key string, stored []byte) (Row, error) {
 }
 
 // A cursor is, in base64: format, MAC, last key. The MAC covers the view, its version and the query but for its limit, so a cursor
-// is good for going on with that query only, and nobody can make one up. It stays good when another build of the version is switched to.
+// is good for going on with that query only, and nobody can make one up. It stays good when another build of the version is switched to,
+// unless the query named a build: then it is for that one, so that nobody who forgets the name goes on in another one.
 const (
 	cursorFormat = 2
 	cursorMAC    = 16
@@ -496,6 +523,9 @@ func (p *Projector) cursorMAC(view string, version int, q *Query, last []byte) [
 	text = binary.AppendUvarint(text, uint64(version))
 	if q.Reverse {
 		text = append(text, 1)
+	}
+	if q.build != "" {
+		text = appendText(text, q.build)
 	}
 	h.Write(text)
 	return h.Sum(nil)[:cursorMAC]
@@ -556,7 +586,7 @@ func (p *Projector) Export(ctx context.Context, view string, q Query, atLeast es
 		return nil, err
 	}
 	q.Limit, q.Cursor = 0, ""
-	x, err := p.plan(g, &q)
+	x, err := p.plan(g, view, &q)
 	if err != nil {
 		return nil, err
 	}

@@ -114,10 +114,6 @@ func (g *generation) status(now time.Time, paused bool) BuildStatus {
 	for n, at := range s.slots {
 		ps := PartitionStatus{Topic: g.slots[n].Topic, Partition: g.slots[n].Partition, Next: at.next, State: Running}
 		ps.End, ps.Lag = g.slotLag(s, n, now)
-		ps.End = min(ps.End, g.limit(n))
-		if at.next >= ps.End {
-			ps.Lag = 0
-		}
 		ps.Seconds = ps.Lag.Seconds()
 		if at.halt != nil {
 			pos := at.halt.at

@@ -48,7 +48,7 @@ const grace = 30 * time.Millisecond
 // retryAfter is what clients are told when a view is behind.
 const retryAfter = time.Second
 
-// wait returns when the view has committed all of need, or ErrForeignTopic, ErrPositionAhead, ErrNotCaughtUp, ctx's error.
+// wait returns when the view has committed all of need, or ErrForeignTopic, ErrPositionAhead, ErrBuildEnds, ErrNotCaughtUp, ctx's error.
 func (p *Projector) wait(ctx context.Context, g *generation, need es.Positions) error {
 	need = p.own(need)
 	if len(need) == 0 {
@@ -57,6 +57,10 @@ func (p *Projector) wait(ctx context.Context, g *generation, need es.Positions) 
 	for _, pos := range need {
 		if pos.Partition < 0 || g.slot(pos.TopicPartition) < 0 {
 			return ErrForeignTopic.Because("%s; the view %s reads %d partitions of %s", pos, g.view.name, len(g.slots), strings.Join(g.shape.Topics, ", "))
+		}
+		if end := g.limit(g.slot(pos.TopicPartition)); pos.Offset >= end {
+			return ErrBuildEnds.Because("%s; the build %s of the view %s ends before offset %d of that partition", pos, g.born.id(), g.view.name, end).
+				WithFix("ask the build that answers queries, or begin one that ends later: millrace view rebuild %s --until …", g.view.name)
 		}
 	}
 	w := &waiter{need: need, done: make(chan struct{})}

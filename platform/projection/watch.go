@@ -20,8 +20,10 @@ type Update struct {
 // A Watch is somebody who watches one row or the rows of a query as they change. It is for one goroutine; Close ends it.
 type Watch struct {
 	p       *Projector
+	name    string // of the view, or of one of its builds
 	view    *view
-	key     string // of the one row that is watched; "" = those of query
+	fixed   *generation // that was named; nil = whichever answers queries
+	key     string      // of the one row that is watched; "" = those of query
 	query   Query
 	atLeast es.Positions
 	resume  string
@@ -57,30 +59,41 @@ func (p *Projector) WatchList(view string, q Query, atLeast es.Positions, resume
 }
 
 func (p *Projector) watch(name string, w *Watch) (*Watch, error) {
-	v := p.byName[name]
-	if v == nil {
-		return nil, ErrViewNotFound.Because("%.100q", name)
+	g, err := p.live(name)
+	if err != nil {
+		return nil, err
 	}
-	w.p, w.view, w.woken = p, v, make(chan struct{}, 1)
+	w.p, w.name, w.view, w.woken = p, name, g.view, make(chan struct{}, 1)
+	if name != w.view.name {
+		w.fixed = g
+	}
 	if err := w.follow(); err != nil {
 		return nil, err
 	}
 	return w, nil
 }
 
-// follow turns to the generation that is live now.
+// serving returns the generation to be watched now, and what is closed when another one is, if that can be.
+func (w *Watch) serving() (*generation, <-chan struct{}) {
+	if w.fixed != nil {
+		return w.fixed, nil
+	}
+	return w.view.serving()
+}
+
+// follow turns to the generation to be watched now.
 func (w *Watch) follow() error {
 	if w.g != nil {
 		w.g.watching.remove(w)
 	}
-	w.g, w.changed = w.view.serving()
+	w.g, w.changed = w.serving()
 	w.g.watching.add(w)
 	w.begun, w.known = false, map[string]struct{}{}
 	if w.key != "" {
 		return nil
 	}
 	q := w.query
-	x, err := w.p.plan(w.g, &q)
+	x, err := w.p.plan(w.g, w.name, &q)
 	if err != nil {
 		return err
 	}
@@ -107,7 +120,7 @@ func (w *Watch) Next(ctx context.Context) (Update, error) {
 		}
 		batches, ok := w.g.watching.since(w.number)
 		if !ok {
-			if g, _ := w.view.serving(); g != w.g {
+			if g, _ := w.serving(); g != w.g {
 				if err := w.follow(); err != nil {
 					return Update{}, err
 				}

@@ -47,6 +47,7 @@ type Access struct {
 	Stream    es.StreamID
 	Command   string // in kebab case, as in the URL
 	View      string
+	Build     string // of View, if it is asked for by name; "" = whichever answers queries
 	Key       string
 	Header    http.Header // of the request; not to be changed
 }

@@ -46,6 +46,9 @@ func purses(name string, version int) Projector {
 		Key: func(e es.Envelope[accountEvent]) (string, bool) { return string(e.Stream), true },
 		Apply: func(p purse, e es.Envelope[accountEvent]) purse {
 			p.Owner = string(e.Stream)
+			if version > 1 {
+				p.Owner = fmt.Sprint("v", version, " ", e.Stream)
+			}
 			switch e := e.Event.(type) {
 			case paidIn:
 				p.Balance += e.Amount
@@ -269,6 +272,11 @@ func TestDividedView(t *testing.T) {
 	// What an event changed is known where its range is.
 	var receipt struct{ Position string }
 	b.send("POST", "/v1/accounts/a-7/pay-in", `{"amount":5}`).want(t, 200, &receipt)
+	at, err := es.ParsePosition(receipt.Position)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.need = b.need.With(at)
 	for _, r := range []*running{one, two} {
 		changed := b.get(r, "/v1/views/purses?changed_by="+receipt.Position, nil).want(t, 200, nil)
 		if !strings.Contains(changed.body, `"key":"a-7"`) {
@@ -366,5 +374,86 @@ func TestDividedCopies(t *testing.T) {
 			}
 		}
 		t.Logf("%s: %d states, went on %d times", q, watched[i].states, watched[i].resumed)
+	}
+}
+
+// TestDividedUpgrade starts instances of a divided view one after the other with a new version of it: each answer is of one version as a whole, and
+// once all have it, of the new one, which those who watch are told.
+//
+// G42: All of an answer of a divided view is of one version of its code, also while instances are replaced.
+func TestDividedUpgrade(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 4))
+	b := newBank(t)
+	b.pay(rnd, 100)
+	one, two := b.start("", 1), b.start("", 1)
+	b.settles(2, one, two)
+	versions := func(rows []string) string {
+		t.Helper()
+		seen := map[string]bool{}
+		for _, row := range rows {
+			var p purse
+			if err := json.Unmarshal([]byte(row), &p); err != nil {
+				t.Fatal(err)
+			}
+			version, _, found := strings.Cut(p.Owner, " ")
+			if !found {
+				version = "v1"
+			}
+			seen[version] = true
+		}
+		if len(seen) != 1 {
+			t.Errorf("one answer has rows of %v", sortedKeys(seen))
+		}
+		return sortedKeys(seen)[0]
+	}
+	page := func(r *running) string {
+		t.Helper()
+		var got struct{ Rows []json.RawMessage }
+		b.get(r, "/v1/views/purses?limit=1000", nil).want(t, 200, &got)
+		var rows []string
+		for _, row := range got.Rows {
+			rows = append(rows, string(row))
+		}
+		return versions(rows)
+	}
+	two.stop()
+	two = b.start(b.dirs[1], 2)
+	// A build of the new version is beside the old one, which still answers from what is stored until the first instance is replaced, too.
+	if got := page(one); got != "v1" {
+		t.Errorf("the instance that has version 1 only answers from %s", got)
+	}
+	b.settles(2, one, two)
+	page(two)
+	f := follow(two.at + "/v1/views/purses?limit=1000")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	watched := make(chan error, 1)
+	go func() {
+		watched <- f.run(ctx, func() bool {
+			for _, row := range f.rows {
+				if !strings.Contains(row, `"v2 `) {
+					return false
+				}
+			}
+			return len(f.rows) > 0
+		})
+	}()
+	one.stop()
+	for late := time.Now().Add(30 * time.Second); page(two) != "v2"; {
+		if time.Now().After(late) {
+			t.Fatal("the new version does not answer")
+		}
+	}
+	one = b.start(b.dirs[0], 2)
+	b.settles(2, one, two)
+	for _, r := range []*running{one, two} {
+		if got := page(r); got != "v2" {
+			t.Errorf("all have version 2, and %s answers", got)
+		}
+	}
+	if err := <-watched; err != nil {
+		t.Errorf("a watcher: %v", err)
 	}
 }

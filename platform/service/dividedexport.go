@@ -37,7 +37,7 @@ type rangeEnd struct {
 
 // rangeRows answers another instance that exports.
 func (a *viewAPI) rangeRows(ctx context.Context, q projection.Query, atLeast es.Positions) (*rest.Response, error) {
-	x, err := a.engine.Export(ctx, a.view.name, q, atLeast)
+	x, err := a.engine.Export(ctx, projection.Of(a.view.name, a.build), q, atLeast)
 	if err != nil {
 		return nil, err
 	}
@@ -70,11 +70,7 @@ func (a *viewAPI) rangeRows(ctx context.Context, q projection.Query, atLeast es.
 }
 
 // export streams the rows of all ranges in the order of the query, each range from one state.
-func (d *dividedAPI) export(ctx context.Context, r *rest.Request, q projection.Query, atLeast es.Positions, form form, as format) (_ *rest.Response, err error) {
-	route, err := d.spread.route(d.view.name)
-	if err != nil {
-		return nil, err
-	}
+func (d *dividedAPI) export(ctx context.Context, r *rest.Request, q projection.Query, atLeast es.Positions, route *viewRoute, form form, as format) (_ *rest.Response, err error) {
 	q.Limit, q.Cursor = 0, ""
 	parts := make([]*extract, 0, d.spread.ranges)
 	whole := &extract{version: route.version, close: func() {
@@ -131,9 +127,12 @@ func (d *dividedAPI) extract(ctx context.Context, r *rest.Request, q projection.
 		if !ok {
 			continue
 		}
-		x, err := h.engine.Export(ctx, d.view.name, q, atLeast)
+		x, err := h.engine.Export(ctx, projection.Of(d.view.name, t.build), q, atLeast)
 		if err != nil {
 			done()
+			if errors.Is(err, projection.ErrBuildNotFound) {
+				continue // it has been replaced meanwhile
+			}
 			return nil, err
 		}
 		return &extract{applied: x.Applied, lag: x.Lag, build: x.Build, rows: func() iter.Seq2[projection.Row, error] {

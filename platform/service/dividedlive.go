@@ -39,9 +39,13 @@ func (d *dividedAPI) live(ctx context.Context, r *rest.Request, q projection.Que
 	}
 	w.atLeast = atLeast
 	if !w.goOn {
+		route, err := d.spread.route(d.view.name)
+		if err != nil {
+			return nil, err
+		}
 		one := q
 		one.Limit = 1
-		if _, _, err := d.gather(ctx, r, given, &one, atLeast); err != nil {
+		if _, err := d.gather(ctx, r, given, &one, atLeast, route); err != nil {
 			return refused(err)
 		}
 	}
@@ -62,6 +66,7 @@ type dividedWatch struct {
 	stop    context.CancelFunc
 	updates chan rangeUpdate
 	all     sync.WaitGroup
+	route   *viewRoute
 	begun   []bool // by range: what comes is a change
 	state   es.Positions
 }
@@ -80,6 +85,11 @@ func (w *dividedWatch) next(ctx context.Context) (projection.Update, error) {
 			if err != nil || say {
 				return out, err
 			}
+		case <-time.After(spreadEvery):
+			// Another version may answer queries by now.
+			if now, err := w.d.spread.route(w.d.view.name); err == nil && now.version != w.route.version {
+				w.end()
+			}
 		case <-ctx.Done():
 			return projection.Update{}, context.Cause(ctx)
 		}
@@ -92,6 +102,10 @@ func (w *dividedWatch) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if w.route != nil && w.route.version != route.version {
+		w.goOn = false // other rows
+	}
+	w.route = route
 	// Longer than one look at what comes next.
 	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
 	w.stop, w.updates = stop, make(chan rangeUpdate)
@@ -156,10 +170,10 @@ func (w *dividedWatch) take(ctx context.Context, u rangeUpdate) (out projection.
 			}
 		}
 		// All ranges are watched: whatever happens from now on is told. What is there is asked now, and includes what was told before.
-		pages, version, err := w.d.gather(ctx, w.r, w.given, &w.q, w.atLeast)
+		pages, err := w.d.gather(ctx, w.r, w.given, &w.q, w.atLeast, w.route)
 		var page projection.Page
 		if err == nil {
-			page, _, err = w.d.merge(&w.q, pages, version)
+			page, _, err = w.d.merge(&w.q, pages, w.route.version)
 		}
 		if err != nil {
 			w.end() // to be begun anew, if it is only that this took too long
@@ -221,7 +235,7 @@ func (d *dividedAPI) watch(ctx context.Context, r *rest.Request, q projection.Qu
 			if !ok {
 				continue
 			}
-			return h.watch(ctx, d.view.name, q, resume, done, tell)
+			return h.watch(ctx, projection.Of(d.view.name, t.build), q, resume, done, tell)
 		}
 		if err = d.watchThere(ctx, t, n, r, resume, tell); !elsewhere(err) {
 			return err

@@ -111,8 +111,8 @@ var problemStatuses = map[int]string{
 	400: "the request cannot be read; errors points at each faulty place",
 	401: "it is not known who you are",
 	403: "you are not allowed to do this",
-	404: "there is no such stream, row, operation or command",
-	409: "it exists already, or the log cannot be read from there",
+	404: "there is no such stream, row, build, operation or command",
+	409: "it exists already, or the log cannot be read from there; the build ends before what is asked for, or a row cannot be written as Avro",
 	412: "the stream has another version, which current_version tells",
 	413: "too long: the body, or what the command causes",
 	415: "the body is not uncompressed application/json",
@@ -296,9 +296,10 @@ var freshHeaders = []string{"Millrace-Position", "Millrace-Lag-Seconds"}
 // anything is the schema of what has too many forms to tell.
 func anything(says string) *rest.Schema { return &rest.Schema{Description: says} }
 
-// explain and fields change how rows are written.
+// formParams are what both routes of a view take: which build answers, and how rows are written.
 func formParams() []parameter {
 	return []parameter{
+		query("build", "the build that answers, which need not be the one that answers queries, nor be caught up; its cursors and tags are its own", &rest.Schema{Type: rest.Types{"string"}, Pattern: `^(v[0-9]+-[0-9]+)?$`}),
 		query("fields", "only these fields of each row, comma separated", text("")),
 		query("explain", "1 = each row with its key and the event that changed it last", text("")),
 	}
@@ -320,13 +321,13 @@ func rowDoc(v View) *operation {
 			}},
 			{status: 304, says: "the row is still the one of If-None-Match", headers: append([]string{"Etag"}, freshHeaders...)},
 		},
-		problems: []int{400, 404, 500, 503},
+		problems: []int{400, 404, 409, 500, 503},
 	}
 }
 
-func listDoc(v View) *operation {
+func listDoc(v View, indexes []index) *operation {
 	params := []parameter{header("Millrace-At-Least"), header("Last-Event-Id")}
-	for _, x := range v.indexes {
+	for _, x := range indexes {
 		kinds := make([]string, len(x.kinds))
 		for i, k := range x.kinds {
 			kinds[i] = k.String()
@@ -370,7 +371,7 @@ func listDoc(v View) *operation {
 				}},
 			{status: 304, says: "nothing was applied since the page with the tag of If-None-Match", headers: append([]string{"Etag"}, freshHeaders...)},
 		},
-		problems: []int{400, 500, 503},
+		problems: []int{400, 404, 409, 500, 503},
 	}
 }
 

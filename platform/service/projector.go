@@ -185,7 +185,7 @@ func (p Projector) start(ctx context.Context, h *host) error {
 		if !h.views.add(v.name, operated{engine, v.name}) {
 			return errTwice(p.Name, v.name)
 		}
-		api := newViewAPI(v, rowsOf(p.Views, v.name), engine)
+		api := newViewAPI(versionsOf(p.Views, v.name), engine)
 		for _, r := range api.routes(api.list, api.row) {
 			h.handle(r)
 		}
@@ -211,7 +211,7 @@ func (p Projector) start(ctx context.Context, h *host) error {
 		if !h.views.spread(v.name, s) {
 			return errTwice(p.Name, v.name)
 		}
-		api := &dividedAPI{viewAPI: newViewAPI(v, rowsOf(p.Views, v.name), engine), spread: s}
+		api := &dividedAPI{viewAPI: newViewAPI(versionsOf(p.Views, v.name), engine), spread: s}
 		for _, r := range api.routes(api.list, api.row) {
 			h.handle(r)
 		}
@@ -263,15 +263,15 @@ func newest(views []View) []View {
 	return out
 }
 
-// rowsOf returns the row types of all versions of a view.
-func rowsOf(views []View, name string) map[int]reflect.Type {
-	rows := map[int]reflect.Type{}
+// versionsOf returns all versions of a view.
+func versionsOf(views []View, name string) map[int]View {
+	all := map[int]View{}
 	for _, v := range views {
 		if v.name == name {
-			rows[v.version] = v.row
+			all[v.version] = v
 		}
 	}
-	return rows
+	return all
 }
 
 // open opens the engine of some of the views.

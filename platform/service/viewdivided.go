@@ -40,19 +40,39 @@ type dividedAPI struct {
 	spread   *spreader
 }
 
-// on returns what answers from a range that is here.
-func (d *dividedAPI) on(h *heldRange) *viewAPI {
+// on returns what answers from a build of a range that is here, "" = the one that answers queries.
+func (d *dividedAPI) on(h *heldRange, build string) *viewAPI {
 	a := *d.viewAPI
-	a.engine = h.engine
+	a.engine, a.build = h.engine, build
 	return &a
 }
 
+// code returns the version of the view by which a request is understood if it is answered from some version.
+func (d *dividedAPI) code(version int) View {
+	if v, ok := d.versions[version]; ok {
+		return v
+	}
+	return d.view
+}
+
 func (d *dividedAPI) row(ctx context.Context, r *rest.Request) (*rest.Response, error) {
+	if err := d.nameless(r); err != nil {
+		return nil, err
+	}
 	if r.Header(headerRange) != "" {
 		return d.asked(r, func(a *viewAPI) (*rest.Response, error) { return a.row(ctx, r) })
 	}
 	id := d.view.stream(r.Param("key"))
 	return d.one(ctx, r, d.spread.rangeOf(eventlog.PartitionOf(id, d.spread.topic.Partitions)), (*viewAPI).row)
+}
+
+// nameless returns ErrBuildNotFound for a request that names a build: each range has builds of its own.
+func (d *dividedAPI) nameless(r *rest.Request) error {
+	if build := r.Query().Get("build"); build != "" {
+		return projection.ErrBuildNotFound.Because("view %s, build %.60q: it is divided, and each range has builds of its own", d.view.name, build).
+			WithFix("read it from a projector that has the whole view (view.ranges=0)")
+	}
+	return nil
 }
 
 // rangeOf returns the range of a partition.
@@ -71,7 +91,7 @@ func (d *dividedAPI) asked(r *rest.Request, answer func(*viewAPI) (*rest.Respons
 	if !ok {
 		return nil, errRangeElsewhere.Because("range %d of %s", n, d.view.name)
 	}
-	resp, err := answer(d.on(h))
+	resp, err := answer(d.on(h, r.Header(headerBuild)))
 	return h.lend(resp, err, done)
 }
 
@@ -88,7 +108,11 @@ func (d *dividedAPI) one(ctx context.Context, r *rest.Request, n int, here func(
 			if !ok {
 				continue
 			}
-			resp, err = here(d.on(h), ctx, r)
+			build := t.build
+			if accepts(r, typeEvents) {
+				build = "" // whoever watches follows what answers queries
+			}
+			resp, err = here(d.on(h, build), ctx, r)
 			resp, err = h.lend(resp, err, done)
 		} else {
 			resp, err = d.remote(ctx, t, n, r)
@@ -132,7 +156,7 @@ func elsewhere(err error) bool {
 // remote has a request answered by another instance, from a range that it has.
 func (d *dividedAPI) remote(ctx context.Context, t target, n int, r *rest.Request) (*rest.Response, error) {
 	if accepts(r, typeEvents) {
-		resp, err := d.spread.h.passOn(ctx, t.address, r, d.about(t, n)...)
+		resp, err := d.spread.h.passOn(ctx, t.address, r, d.about(target{address: t.address}, n)...)
 		if err != nil {
 			return nil, errNoAnswer.Wrap(err)
 		}
@@ -197,15 +221,22 @@ type rangeRow struct {
 }
 
 func (d *dividedAPI) list(ctx context.Context, r *rest.Request) (*rest.Response, error) {
-	given, err := r.Only(d.parameters()...)
+	if err := d.nameless(r); err != nil {
+		return nil, err
+	}
+	if r.Header(headerRange) != "" {
+		return d.asked(r, func(a *viewAPI) (*rest.Response, error) { return a.rangeList(ctx, r) })
+	}
+	route, err := d.spread.route(d.view.name)
 	if err != nil {
 		return nil, err
 	}
-	asked := r.Header(headerRange) != ""
+	v := d.code(route.version)
+	given, err := r.Only(v.parameters()...)
+	if err != nil {
+		return nil, err
+	}
 	if given.Has("changed_by") {
-		if asked {
-			return d.asked(r, func(a *viewAPI) (*rest.Response, error) { return a.list(ctx, r) })
-		}
 		at, err := es.ParsePosition(given.Get("changed_by"))
 		if err != nil {
 			return nil, err
@@ -219,47 +250,28 @@ func (d *dividedAPI) list(ctx context.Context, r *rest.Request) (*rest.Response,
 	if err != nil {
 		return nil, err
 	}
-	form, err := d.form(given)
+	form, err := v.written(given)
 	if err != nil {
 		return nil, err
 	}
-	query, err := d.query(given)
+	query, err := v.query(given, d.languages[v.version])
 	if err != nil {
 		return nil, err
 	}
-	stream := accepts(r, typeEvents)
 	switch {
-	case asked && stream:
-		return d.asked(r, func(a *viewAPI) (*rest.Response, error) { return a.list(ctx, r) })
-	case asked:
-		if query.Cursor, query.After, err = "", nil, nil; r.Header(headerAfter) != "" {
-			if query.After, err = hex.DecodeString(r.Header(headerAfter)); err != nil {
-				return nil, projection.ErrCursor.Wrap(err)
-			}
-		}
-		if accepts(r, typeRows) {
-			return d.asked(r, func(a *viewAPI) (*rest.Response, error) { return a.rangeRows(ctx, query, atLeast) })
-		}
-		return d.asked(r, func(a *viewAPI) (*rest.Response, error) {
-			page, err := a.rangePage(ctx, given, query, atLeast)
-			if err != nil {
-				return nil, err
-			}
-			return rest.JSON(http.StatusOK, page), nil
-		})
-	case stream:
+	case accepts(r, typeEvents):
 		return d.live(ctx, r, query, form)
 	case d.formatOf(r) != nil:
-		return d.export(ctx, r, query, atLeast, form, d.formatOf(r))
+		return d.export(ctx, r, query, atLeast, route, form, d.formatOf(r))
 	}
-	pages, version, err := d.gather(ctx, r, given, &query, atLeast)
+	pages, err := d.gather(ctx, r, given, &query, atLeast, route)
 	if err != nil {
 		return refused(err)
 	}
 	if given.Has("count") {
 		return counted(pages)
 	}
-	page, state, err := d.merge(&query, pages, version)
+	page, state, err := d.merge(&query, pages, route.version)
 	if err != nil {
 		return nil, err
 	}
@@ -271,13 +283,50 @@ func (d *dividedAPI) list(ctx context.Context, r *rest.Request) (*rest.Response,
 	return pageResponse(&page, form, state)
 }
 
+// rangeList answers another instance that asks for a part of a list.
+func (a *viewAPI) rangeList(ctx context.Context, r *rest.Request) (*rest.Response, error) {
+	if accepts(r, typeEvents) || r.Query().Has("changed_by") {
+		return a.list(ctx, r)
+	}
+	_, v, err := a.of(r)
+	if err != nil {
+		return nil, err
+	}
+	given, err := r.Only(v.parameters()...)
+	if err != nil {
+		return nil, err
+	}
+	atLeast, err := r.AtLeast()
+	if err != nil {
+		return nil, err
+	}
+	query, err := v.query(given, a.languages[v.version])
+	if err != nil {
+		return nil, err
+	}
+	if query.Cursor, query.After = "", nil; r.Header(headerAfter) != "" {
+		if query.After, err = hex.DecodeString(r.Header(headerAfter)); err != nil {
+			return nil, projection.ErrCursor.Wrap(err)
+		}
+	}
+	if accepts(r, typeRows) {
+		return a.rangeRows(ctx, query, atLeast)
+	}
+	page, err := a.rangePage(ctx, given, query, atLeast)
+	if err != nil {
+		return nil, err
+	}
+	return rest.JSON(http.StatusOK, page), nil
+}
+
 // rangePage returns what a range answers to a list, or to a count.
 func (a *viewAPI) rangePage(ctx context.Context, given url.Values, q projection.Query, atLeast es.Positions) (out rangePage, err error) {
+	name := projection.Of(a.view.name, a.build)
 	if given.Has("count") {
-		got, err := a.engine.Count(ctx, a.view.name, q, atLeast)
+		got, err := a.engine.Count(ctx, name, q, atLeast)
 		return rangePage{Count: got.Rows, More: got.More, Applied: got.Applied.String(), Lag: got.Lag.Seconds(), Build: got.Build}, err
 	}
-	page, err := a.engine.List(ctx, a.view.name, q, atLeast)
+	page, err := a.engine.List(ctx, name, q, atLeast)
 	if err != nil {
 		return rangePage{}, err
 	}
@@ -289,16 +338,11 @@ func (a *viewAPI) rangePage(ctx context.Context, given url.Values, q projection.
 }
 
 // gather asks all ranges at once.
-func (d *dividedAPI) gather(ctx context.Context, r *rest.Request, given url.Values, q *projection.Query, atLeast es.Positions) (pages []rangePage, version int, err error) {
-	route, err := d.spread.route(d.view.name)
-	if err != nil {
-		return nil, 0, err
-	}
-	version = route.version
+func (d *dividedAPI) gather(ctx context.Context, r *rest.Request, given url.Values, q *projection.Query, atLeast es.Positions, route *viewRoute) (pages []rangePage, err error) {
 	if q.Cursor != "" {
 		// It is of all ranges; each of them is told where to go on.
-		if q.After, err = d.engine.After(d.view.name, version, q); err != nil {
-			return nil, 0, err
+		if q.After, err = d.engine.After(d.view.name, route.version, q); err != nil {
+			return nil, err
 		}
 	}
 	of := *q
@@ -312,16 +356,15 @@ func (d *dividedAPI) gather(ctx context.Context, r *rest.Request, given url.Valu
 	all.Wait()
 	for _, err := range errs {
 		if err != nil {
-			return nil, 0, err
+			return nil, err
 		}
 	}
 	for n := range pages {
-		if got, ok := versionOf(pages[n].Build); !ok || got != version {
-			d.spread.again()
-			return nil, 0, errOtherVersion(n, d.view.name, pages[n].Build, version)
+		if got, ok := versionOf(pages[n].Build); !ok || got != route.version {
+			return nil, errOtherVersion(n, d.view.name, pages[n].Build, route.version)
 		}
 	}
-	return pages, version, nil
+	return pages, nil
 }
 
 // page asks one range.
@@ -332,8 +375,11 @@ func (d *dividedAPI) page(ctx context.Context, r *rest.Request, given url.Values
 			if !ok {
 				continue
 			}
-			page, err = d.on(h).rangePage(ctx, given, q, atLeast)
+			page, err = d.on(h, t.build).rangePage(ctx, given, q, atLeast)
 			done()
+			if errors.Is(err, projection.ErrBuildNotFound) {
+				continue // it has been replaced meanwhile
+			}
 			return page, err
 		}
 		fields := append(d.about(t, n), forward.Field{Name: "Accept", Value: "application/json"})

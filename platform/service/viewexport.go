@@ -53,8 +53,8 @@ func (a *viewAPI) formatOf(r *rest.Request) format {
 }
 
 // export streams all rows of a query from one state of the view.
-func (a *viewAPI) export(ctx context.Context, q projection.Query, atLeast es.Positions, form form, as format) (*rest.Response, error) {
-	x, err := a.engine.Export(ctx, a.view.name, q, atLeast)
+func (a *viewAPI) export(ctx context.Context, name string, q projection.Query, atLeast es.Positions, form form, as format) (*rest.Response, error) {
+	x, err := a.engine.Export(ctx, name, q, atLeast)
 	if err != nil {
 		return nil, err
 	}
@@ -174,12 +174,12 @@ func (s *lineSheet) close() error { return nil }
 
 // asAvro writes an Avro object container file, whose schema is that of the rows of the version that is read.
 func (a *viewAPI) asAvro(x *extract, form form) (string, func(io.Writer) (sheet, error), error) {
-	row := a.rows[x.version]
-	if row == nil {
+	v, ok := a.versions[x.version]
+	if !ok {
 		return "", nil, projection.ErrBuild.Because("view %s, build %s: the program does not have version %d of it any more, and so not the type of its rows, from which the schema would follow", a.view.name, x.build, x.version).
 			WithFix("ask for %s, which needs none", typeNDJSON)
 	}
-	f, err := avrofile.For(row, avrofile.Options{
+	f, err := avrofile.For(v.row, avrofile.Options{
 		View: a.view.name, Doc: fmt.Sprintf("A row of the view %s, version %d.", a.view.name, x.version), Fields: form.fields, Explain: form.explain,
 	})
 	if err != nil {

@@ -1,13 +1,16 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"maps"
 	"net/http"
 	"net/url"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,25 +25,69 @@ import (
 
 // A viewAPI answers the queries of one view.
 type viewAPI struct {
-	view     View                 // its newest version
-	rows     map[int]reflect.Type // by version of its code
-	engine   *projection.Projector
-	language func() (*filter.Language, error)
+	view      View // its newest version
+	versions  map[int]View
+	engine    *projection.Projector
+	languages map[int]func() (*filter.Language, error) // by version
+	build     string                                   // that another instance asks for; "" = what the request says
 }
 
-func newViewAPI(v View, rows map[int]reflect.Type, engine *projection.Projector) *viewAPI {
-	return &viewAPI{view: v, rows: rows, engine: engine, language: sync.OnceValues(func() (*filter.Language, error) { return filter.NewLanguage(v.row) })}
+func newViewAPI(versions map[int]View, engine *projection.Projector) *viewAPI {
+	a := &viewAPI{versions: versions, engine: engine, languages: map[int]func() (*filter.Language, error){}}
+	for n, v := range versions {
+		a.languages[n] = sync.OnceValues(func() (*filter.Language, error) { return filter.NewLanguage(v.row) })
+		if a.view.name == "" || n > a.view.version {
+			a.view = v
+		}
+	}
+	return a
+}
+
+// of returns what a request reads, and the version of the view by which it is understood: that of the build that it names, if the program
+// has its code; else the newest one, so that a request is not refused because an older build answers queries, yet or again.
+func (a *viewAPI) of(r *rest.Request) (name string, _ View, err error) {
+	build := cmp.Or(a.build, r.Query().Get("build"))
+	name = projection.Of(a.view.name, build)
+	if build == "" {
+		return name, a.view, nil
+	}
+	version, err := a.engine.VersionOf(name)
+	if err != nil {
+		return "", View{}, err
+	}
+	if v, ok := a.versions[version]; ok {
+		return name, v, nil
+	}
+	return name, a.view, nil
 }
 
 // routes returns what is answered over HTTP, by these handlers.
 func (a *viewAPI) routes(list, row rest.Handler) []route {
 	rows := "/v1/views/" + a.view.name
 	return []route{
-		{method: http.MethodGet, pattern: rows, wants: wants(rest.Access{Action: rest.ActView, View: a.view.name}), handler: list, doc: listDoc(a.view)},
-		{method: http.MethodGet, pattern: rows + "/:key", wants: func(r *rest.Request) (rest.Access, error) {
-			return rest.Access{Action: rest.ActView, View: a.view.name, Key: r.Param("key")}, nil
-		}, handler: row, doc: rowDoc(a.view)},
+		{method: http.MethodGet, pattern: rows, wants: a.wants, handler: list, doc: listDoc(a.view, a.indexes())},
+		{method: http.MethodGet, pattern: rows + "/:key", wants: a.wants, handler: row, doc: rowDoc(a.view)},
 	}
+}
+
+// indexes returns those of all versions: a request may name a build of an older one.
+func (a *viewAPI) indexes() []index {
+	all := map[string]index{}
+	for _, n := range slices.Sorted(maps.Keys(a.versions)) {
+		for _, x := range a.versions[n].indexes {
+			all[x.name] = x
+		}
+	}
+	out := make([]index, 0, len(all))
+	for _, name := range sortedKeys(all) {
+		out = append(out, all[name])
+	}
+	return out
+}
+
+// wants returns what a request wants; the key is empty for rows.
+func (a *viewAPI) wants(r *rest.Request) (rest.Access, error) {
+	return rest.Access{Action: rest.ActView, View: a.view.name, Build: r.Query().Get("build"), Key: r.Param("key")}, nil
 }
 
 // What a client accepts, beside JSON.
@@ -63,11 +110,15 @@ func accepts(r *rest.Request, media string) bool {
 }
 
 func (a *viewAPI) row(ctx context.Context, r *rest.Request) (*rest.Response, error) {
-	given, err := r.Only("explain", "fields")
+	given, err := r.Only("explain", "fields", "build")
 	if err != nil {
 		return nil, err
 	}
-	form, err := a.form(given)
+	name, v, err := a.of(r)
+	if err != nil {
+		return nil, err
+	}
+	form, err := v.written(given)
 	if err != nil {
 		return nil, err
 	}
@@ -76,18 +127,19 @@ func (a *viewAPI) row(ctx context.Context, r *rest.Request) (*rest.Response, err
 		return nil, err
 	}
 	if accepts(r, typeEvents) {
-		w, err := a.engine.WatchRow(a.view.name, r.Param("key"), atLeast, r.Header("Last-Event-Id"))
+		w, err := a.engine.WatchRow(name, r.Param("key"), atLeast, r.Header("Last-Event-Id"))
 		if err != nil {
 			return nil, err
 		}
 		return live(ctx, w, form)
 	}
-	got, err := a.engine.Get(ctx, a.view.name, r.Param("key"), atLeast)
+	got, err := a.engine.Get(ctx, name, r.Param("key"), atLeast)
 	if err != nil {
 		return nil, err
 	}
 	header := freshness(got.Applied, got.Lag)
-	etag := `"` + got.Row.Position.String() + form.tag() + `"`
+	// Of another build the row may be another one, though the same event changed it last.
+	etag := `"` + got.Row.Position.String() + ";" + got.Build + form.tag() + `"`
 	header["Etag"] = []string{etag}
 	if r.NoneMatch(etag) {
 		return &rest.Response{Status: http.StatusNotModified, Header: header}, nil
@@ -97,7 +149,7 @@ func (a *viewAPI) row(ctx context.Context, r *rest.Request) (*rest.Response, err
 		return nil, err
 	}
 	if form.explain {
-		if body, err = a.explained(ctx, body, &got); err != nil {
+		if body, err = a.explained(ctx, name, body, &got); err != nil {
 			return nil, err
 		}
 	}
@@ -105,8 +157,8 @@ func (a *viewAPI) row(ctx context.Context, r *rest.Request) (*rest.Response, err
 }
 
 // explained adds to an explained row which build it is of and what is known of the event that changed it last.
-func (a *viewAPI) explained(ctx context.Context, body []byte, got *projection.Answer) ([]byte, error) {
-	headers, err := a.engine.HeadersAt(ctx, a.view.name, got.Row.Position)
+func (a *viewAPI) explained(ctx context.Context, name string, body []byte, got *projection.Answer) ([]byte, error) {
+	headers, err := a.engine.HeadersAt(ctx, name, got.Row.Position)
 	if err != nil {
 		return nil, err
 	}
@@ -130,7 +182,11 @@ func freshness(applied es.Positions, lag time.Duration) http.Header {
 }
 
 func (a *viewAPI) list(ctx context.Context, r *rest.Request) (*rest.Response, error) {
-	given, err := r.Only(a.parameters()...)
+	name, v, err := a.of(r)
+	if err != nil {
+		return nil, err
+	}
+	given, err := r.Only(v.parameters()...)
 	if err != nil {
 		return nil, err
 	}
@@ -138,31 +194,31 @@ func (a *viewAPI) list(ctx context.Context, r *rest.Request) (*rest.Response, er
 	if err != nil {
 		return nil, err
 	}
-	form, err := a.form(given)
+	form, err := v.written(given)
 	if err != nil {
 		return nil, err
 	}
 	if given.Has("changed_by") {
-		return a.changed(ctx, given, form)
+		return a.changed(ctx, name, given, form)
 	}
-	query, err := a.query(given)
+	query, err := v.query(given, a.languages[v.version])
 	if err != nil {
 		return nil, err
 	}
 	switch {
 	case accepts(r, typeEvents):
-		w, err := a.engine.WatchList(a.view.name, query, atLeast, r.Header("Last-Event-Id"))
+		w, err := a.engine.WatchList(name, query, atLeast, r.Header("Last-Event-Id"))
 		if err != nil {
 			return nil, err
 		}
 		return live(ctx, w, form)
 	case a.formatOf(r) != nil:
-		return a.export(ctx, query, atLeast, form, a.formatOf(r))
+		return a.export(ctx, name, query, atLeast, form, a.formatOf(r))
 	case given.Has("count"):
-		return a.count(ctx, query, atLeast)
+		return a.count(ctx, name, query, atLeast)
 	}
 	// What a page is made of cannot have changed as long as nothing was applied.
-	state, err := a.engine.Applied(ctx, a.view.name, atLeast)
+	state, err := a.engine.Applied(ctx, name, atLeast)
 	if err != nil {
 		return nil, err
 	}
@@ -171,7 +227,7 @@ func (a *viewAPI) list(ctx context.Context, r *rest.Request) (*rest.Response, er
 		header["Etag"] = []string{etag}
 		return &rest.Response{Status: http.StatusNotModified, Header: header}, nil
 	}
-	page, err := a.engine.List(ctx, a.view.name, query, atLeast)
+	page, err := a.engine.List(ctx, name, query, atLeast)
 	if err != nil {
 		return nil, err
 	}
@@ -209,8 +265,8 @@ func tagOf(state projection.Answer) string {
 }
 
 // count answers how many rows there are.
-func (a *viewAPI) count(ctx context.Context, q projection.Query, atLeast es.Positions) (*rest.Response, error) {
-	got, err := a.engine.Count(ctx, a.view.name, q, atLeast)
+func (a *viewAPI) count(ctx context.Context, name string, q projection.Query, atLeast es.Positions) (*rest.Response, error) {
+	got, err := a.engine.Count(ctx, name, q, atLeast)
 	if err != nil {
 		return nil, err
 	}
@@ -225,12 +281,12 @@ type countJSON struct {
 }
 
 // changed answers which rows an event changed.
-func (a *viewAPI) changed(ctx context.Context, given url.Values, form form) (*rest.Response, error) {
+func (a *viewAPI) changed(ctx context.Context, name string, given url.Values, form form) (*rest.Response, error) {
 	at, err := es.ParsePosition(given.Get("changed_by"))
 	if err != nil {
 		return nil, err
 	}
-	rows, gone, err := a.engine.Changed(ctx, a.view.name, at)
+	rows, gone, err := a.engine.Changed(ctx, name, at)
 	if err != nil {
 		return nil, err
 	}
@@ -253,9 +309,9 @@ func (a *viewAPI) changed(ctx context.Context, given url.Values, form form) (*re
 }
 
 // parameters returns the names that a list takes.
-func (a *viewAPI) parameters() []string {
-	names := []string{"from", "to", "prefix", "order", "limit", "cursor", "where", "fields", "count", "explain", "changed_by"}
-	for _, x := range a.view.indexes {
+func (v View) parameters() []string {
+	names := []string{"from", "to", "prefix", "order", "limit", "cursor", "where", "fields", "count", "explain", "changed_by", "build"}
+	for _, x := range v.indexes {
 		name := x.name
 		if len(x.kinds) > 1 {
 			name += "*"
@@ -267,7 +323,7 @@ func (a *viewAPI) parameters() []string {
 
 // query reads a query from the parameters of a request: an index by its name, with a value for each of its first parts, and
 // <index>.from, .to and .prefix for the next one, or for the keys if all have one; from, to and prefix for the keys.
-func (a *viewAPI) query(given url.Values) (projection.Query, error) {
+func (v View) query(given url.Values, language func() (*filter.Language, error)) (projection.Query, error) {
 	q := projection.Query{From: given.Get("from"), To: given.Get("to"), Prefix: given.Get("prefix"), Cursor: given.Get("cursor")}
 	switch given.Get("order") {
 	case "", "asc":
@@ -283,7 +339,7 @@ func (a *viewAPI) query(given url.Values) (projection.Query, error) {
 		}
 		q.Limit = int(limit)
 	}
-	for _, x := range a.view.indexes {
+	for _, x := range v.indexes {
 		if !given.Has(x.name) && !given.Has(x.name+".from") && !given.Has(x.name+".to") && !given.Has(x.name+".prefix") {
 			continue
 		}
@@ -306,11 +362,11 @@ func (a *viewAPI) query(given url.Values) (projection.Query, error) {
 	if !given.Has("where") {
 		return q, nil
 	}
-	language, err := a.language()
+	cel, err := language()
 	if err != nil {
 		return q, err
 	}
-	where, err := language.Compile(given.Get("where"))
+	where, err := cel.Compile(given.Get("where"))
 	if err != nil {
 		return q, err
 	}
@@ -324,13 +380,13 @@ type form struct {
 	explain bool     // with their key and the event that changed them last
 }
 
-// form reads how rows are to be written.
-func (a *viewAPI) form(given url.Values) (form, error) {
+// written reads how rows are to be written.
+func (v View) written(given url.Values) (form, error) {
 	f := form{explain: given.Has("explain")}
 	if !given.Has("fields") {
 		return f, nil
 	}
-	known := fieldsOf(a.view.row)
+	known := fieldsOf(v.row)
 	for name := range strings.SplitSeq(given.Get("fields"), ",") {
 		if known != nil && !known[name] {
 			return f, ErrPoint.Because("fields: the rows have no field %.60q", name).WithFix("use some of %s", strings.Join(sortedKeys(known), ", "))

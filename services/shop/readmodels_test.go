@@ -139,6 +139,7 @@ var varying = []struct {
 	as   string
 }{
 	{regexp.MustCompile(`@\d+`), "@N"},
+	{regexp.MustCompile(`before offset \d+`), "before offset N"},
 	{regexp.MustCompile(`orders\.events/\d+`), "orders.events/P"},
 	{regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22}`), "UUID"},
 	{regexp.MustCompile(`"ce_commandid": +"[^"]*"`), `"ce_commandid": ID`},

@@ -23,7 +23,7 @@ func urlFlag(c *cobra.Command) {
 
 func viewGetCommand() *cobra.Command {
 	var o output
-	var atLeast, fields string
+	var atLeast, fields, build string
 	var explain bool
 	c := &cobra.Command{
 		Use: "get VIEW KEY", Short: "Read one row", Args: cobra.ExactArgs(2),
@@ -44,6 +44,9 @@ func viewGetCommand() *cobra.Command {
 			if fields != "" {
 				query.Set("fields", fields)
 			}
+			if build != "" {
+				query.Set("build", build)
+			}
 			resp, err := i.send(c.Context(), http.MethodGet, viewPath(args[0], args[1]), query, nil, asked(atLeast, ""))
 			if err != nil {
 				return err
@@ -58,8 +61,11 @@ func viewGetCommand() *cobra.Command {
 	c.Flags().StringVar(&atLeast, "at-least", "", "positions that the answer must hold, comma separated")
 	c.Flags().StringVar(&fields, "fields", "", "only these fields, comma separated")
 	c.Flags().BoolVar(&explain, "explain", false, "say which event changed it last")
+	c.Flags().StringVar(&build, "build", "", buildUsage)
 	return c
 }
+
+const buildUsage = "build to read, e.g. v2-3; default: the one that answers queries"
 
 // asked returns the header of a query.
 func asked(atLeast, accept string) http.Header {
@@ -105,6 +111,7 @@ type selection struct {
 	indexes                           []string
 	prefix, from, to, where, fields   string
 	order, cursor, atLeast, changedBy string
+	build                             string
 	limit                             int
 	all, avro, counted, explain       bool
 }
@@ -119,6 +126,7 @@ func (s *selection) flags(c *cobra.Command) {
 	f.StringVar(&s.fields, "fields", "", "only these fields, comma separated")
 	f.StringVar(&s.order, "order", "", "asc (default) or desc")
 	f.IntVar(&s.limit, "limit", 0, "rows, 1 to 1000; 0 = 100")
+	f.StringVar(&s.build, "build", "", buildUsage)
 	f.StringVar(&s.atLeast, "at-least", "", "positions that the answer must hold, comma separated")
 }
 
@@ -150,7 +158,7 @@ func (s *selection) query() (url.Values, error) {
 	if index != "" && len(q) == 0 {
 		q.Set(index+".from", "") // all of the index
 	}
-	for name, value := range map[string]string{"where": s.where, "fields": s.fields, "order": s.order, "cursor": s.cursor, "changed_by": s.changedBy} {
+	for name, value := range map[string]string{"where": s.where, "fields": s.fields, "order": s.order, "cursor": s.cursor, "changed_by": s.changedBy, "build": s.build} {
 		if value != "" {
 			q.Set(name, value)
 		}
