@@ -37,7 +37,6 @@ var allowed = map[string]struct {
 	"platform/projection":         {[]string{"es", "fault", "contract", "eventlog", "store"}, "projecting must not depend on HTTP or on the write side"},
 	"platform/audit":              {[]string{"es", "fault", "eventlog"}, "the audit judges what the platform wrote: it must not share the code that wrote it"},
 	"platform/spread":             {nil, "who should hold what is pure: who is there is found out elsewhere"},
-	"platform/filter":             {[]string{"fault"}, "a filter reads rows as JSON: it must not know who keeps or asks for them"},
 	"platform/filter":             {[]string{"fault", "jsontype"}, "a filter reads rows as JSON: it must not know who keeps or asks for them"},
 	"platform/registry":           {[]string{"fault", "contract", "eventlog", "store", "rest"}, "the registry is a service of its own: it knows no deciders and no views"},
 	"platform/forward":            {[]string{"fault"}, "forwarding carries requests and answers: it must not know what they ask for or how routes are found"},

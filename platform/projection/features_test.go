@@ -419,7 +419,7 @@ func TestWatch(t *testing.T) {
 	r.wait("seats")
 	next := func(w *Watch) Update {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		u, err := w.Next(ctx)
 		if err != nil {

@@ -193,7 +193,7 @@ func TestStoreFails(t *testing.T) {
 	log := newLog(1)
 	p := opened(t, Config{}, log, testViews(log)[:1]...)
 	db := p.byName["orders"].builds["v1-1"].db
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	done := make(chan error, 1)
 	go func() { done <- p.Run(ctx) }()
@@ -269,7 +269,7 @@ func waitRun(t *testing.T, r *rig) error {
 	var err error
 	select {
 	case err = <-r.done:
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("Run goes on")
 	}
 	if err := r.p.Close(); err != nil {

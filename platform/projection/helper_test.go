@@ -325,6 +325,9 @@ func newRig(t *testing.T, partitions int32) *rig {
 func (r *rig) start(add ...func(*Projector) error) {
 	r.t.Helper()
 	r.cfg.Dir = r.dir
+	if r.cfg.WaitMax == 0 {
+		r.cfg.WaitMax = 20 * time.Second // machines that run tests are slow at times
+	}
 	p, err := newProjector(r.cfg, r.log)
 	if err != nil {
 		r.t.Fatal(err)
@@ -414,7 +417,7 @@ func (r *rig) ready() {
 	r.t.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	late := time.After(20 * time.Second)
+	late := time.After(time.Minute)
 	for !r.p.CaughtUp() {
 		select {
 		case <-tick.C:
