@@ -175,6 +175,7 @@ func TestCursors(t *testing.T) {
 func TestWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, 2)
+		r.cfg.WaitMax = 2 * time.Second
 		r.start()
 		at := r.log.add(0, change{Kind: "placed", Order: "o-1", Customer: "c-1"})
 		if _, err := r.p.Get(t.Context(), "orders", "o-1", es.Positions{at}); err != nil {
