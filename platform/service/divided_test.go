@@ -19,7 +19,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/millrace/millrace/platform/contract"
 	"github.com/millrace/millrace/platform/es"
 	"github.com/millrace/millrace/platform/projection"
 )
@@ -70,7 +69,7 @@ func purses(name string, version int) Projector {
 			return p
 		},
 	}
-	events := contract.Set[accountEvent](accounts("accounts").Contract)
+	events := accounts("accounts").Contract
 	return Projector{Name: name + "-views", Views: []View{ViewOf(events, view), ViewOf(events, total)}}
 }
 

@@ -457,7 +457,7 @@ func (s *spreader) giveUp(h *heldRange, forGood bool) error {
 	}
 	h.cancel()
 	h.users.Wait()
-	<-h.done // an error of it has been told
+	_ = <-h.done // it has been told
 	if err := h.engine.Close(); err != nil || !forGood {
 		return err
 	}
