@@ -60,7 +60,7 @@ type heldRange struct {
 	ctx    context.Context // ends when the range is given up
 	cancel context.CancelFunc
 	users  sync.WaitGroup // requests that read it
-	done   chan error     // of the engine
+	done   chan struct{}  // closed when the engine has ended
 	needed int            // for how many looks it should not be here
 }
 
@@ -423,11 +423,10 @@ func (s *spreader) take(ctx context.Context, n int, failed chan<- error) error {
 		return err
 	}
 	run, cancel := context.WithCancel(ctx)
-	h := &heldRange{number: n, engine: engine, ctx: run, cancel: cancel, done: make(chan error, 1)}
+	h := &heldRange{number: n, engine: engine, ctx: run, cancel: cancel, done: make(chan struct{})}
 	go func() {
-		err := engine.Run(run)
-		h.done <- err
-		if err != nil {
+		defer close(h.done)
+		if err := engine.Run(run); err != nil {
 			failed <- err
 		}
 	}()
@@ -457,7 +456,7 @@ func (s *spreader) giveUp(h *heldRange, forGood bool) error {
 	}
 	h.cancel()
 	h.users.Wait()
-	_ = <-h.done // it has been told
+	<-h.done
 	if err := h.engine.Close(); err != nil || !forGood {
 		return err
 	}
