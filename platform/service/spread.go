@@ -128,7 +128,11 @@ func (s *spreader) begin() {
 	h.run(s.role.Name+" ranges", s.run)
 	h.handOver(s.handOver)
 	h.check(s.role.Name+" ranges", func(context.Context) error {
-		if missing := s.behind(); len(missing) > 0 {
+		missing, known := s.behind()
+		switch {
+		case !known:
+			return projection.ErrNotCaughtUp.Because("which ranges of the views of %s should be here is not known yet", s.role.Name)
+		case len(missing) > 0:
 			return projection.ErrNotCaughtUp.Because("ranges %v of the views of %s are being brought up to date", missing, s.role.Name)
 		}
 		return nil
@@ -138,19 +142,19 @@ func (s *spreader) begin() {
 // spreadPath is where instances ask each other for what they have.
 const spreadPath = forward.Path + "/ranges/"
 
-// behind returns the ranges that should be here and have not caught up; nil before it is known which those are.
-func (s *spreader) behind() (missing []int) {
+// behind returns the ranges that should be here and have not caught up, if it is known which those are.
+func (s *spreader) behind() (missing []int, known bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if s.members == nil {
-		return []int{-1}
+		return nil, false
 	}
 	for n, who := range spread.Place(s.members, s.ranges, s.copies) {
 		if slices.Contains(who, s.h.advertise) && (s.held[n] == nil || !s.held[n].engine.CaughtUp()) {
 			missing = append(missing, n)
 		}
 	}
-	return missing
+	return missing, true
 }
 
 // run keeps the ranges that should be here until ctx ends.
@@ -238,11 +242,11 @@ func (s *spreader) step(ctx context.Context, member *eventlog.Member, failed cha
 	asking, cancel := context.WithTimeout(ctx, 2*time.Second)
 	there, err := s.h.log.Members(asking, member.Group())
 	cancel()
-	if err != nil {
-		s.h.logger.Debug("who else has ranges is not known", "error", err)
-		return nil // what was seen last goes on being so
+	if err == nil {
+		s.see(there, time.Now())
+	} else {
+		s.h.logger.Debug("who else has ranges is not known", "error", err) // what was seen last goes on being so
 	}
-	s.see(there, time.Now())
 	s.ask(ctx)
 	s.mu.RLock()
 	place := spread.Place(s.members, s.ranges, s.copies)
@@ -431,7 +435,7 @@ func (s *spreader) take(ctx context.Context, n int, failed chan<- error) error {
 		}
 	}()
 	if s.h.config.ViewAuditInterval > 0 {
-		go func() { _ = s.role.audit(s.h, engine, s.views).run(run) }()
+		h.users.Go(func() { _ = s.role.audit(s.h, engine, s.views).run(run) }) // it has no errors but tells them itself
 	}
 	for _, v := range newest(s.views) {
 		s.h.views.add(rangeName(v.name, n), operated{engine, v.name})
@@ -469,11 +473,12 @@ func (s *spreader) giveUp(h *heldRange, forGood bool) error {
 	return nil
 }
 
-// use returns a range for a request, if it is here; done must be called when the request is answered.
+// use returns a range for a request, if it is here and has caught up: whoever asks may have asked an instance that was here before. done must
+// be called when the request is answered.
 func (s *spreader) use(n int) (h *heldRange, done func(), ok bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	if h = s.held[n]; h == nil {
+	if h = s.held[n]; h == nil || !h.engine.CaughtUp() {
 		return nil, nil, false
 	}
 	h.users.Add(1)
