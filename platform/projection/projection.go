@@ -130,6 +130,7 @@ func newProjector(cfg Config, log journal) (*Projector, error) {
 	cfg.BatchEvents = cmp.Or(cfg.BatchEvents, 1<<18)
 	cfg.CacheBytes = cmp.Or(cfg.CacheBytes, 128<<20)
 	cfg.StoreOptions.MemTable = cmp.Or(cfg.StoreOptions.MemTable, 64<<20)
+	cfg.StoreOptions.Behind = true // the log has what a power cut takes
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}

@@ -115,6 +115,15 @@ func (b *Batch) Commit() error { return b.db.CommitTogether(b) }
 // CommitTogether writes batches of this database, no two of which write the same key, in one transaction; errors are as for Commit.
 // ErrBatchFull: together they are too large, and nothing was written. It spares those who fill batches in parallel one that copies.
 func (db *DB) CommitTogether(batches ...*Batch) error {
+	return db.write(true, batches)
+}
+
+// WriteTogether is CommitTogether, but with Options.Behind it returns when a small transaction is visible and before it is on the disk, where it
+// is a moment later. The end of the process takes nothing away. A power cut may take the latest transactions, each only with all that came
+// after it.
+func (db *DB) WriteTogether(batches ...*Batch) error { return db.write(false, batches) }
+
+func (db *DB) write(sync bool, batches []*Batch) error {
 	writes, size := 0, int64(0)
 	for _, b := range batches {
 		if b.done {
@@ -143,7 +152,10 @@ func (db *DB) CommitTogether(batches ...*Batch) error {
 		return err
 	}
 	write := db.commit
-	if writes >= bulkWrites {
+	switch {
+	case writes >= bulkWrites && db.behind != nil:
+		write = db.behind.commitBulk
+	case writes >= bulkWrites:
 		write = db.commitBulk
 	}
 	parts := make([][]op, len(batches))
@@ -151,7 +163,11 @@ func (db *DB) CommitTogether(batches ...*Batch) error {
 		parts[i] = b.ops
 	}
 	discard()
-	if err := write(parts); err != nil {
+	err := write(parts)
+	if err == nil && sync && db.behind != nil {
+		err = db.behind.sync()
+	}
+	if err != nil {
 		return db.fail(err)
 	}
 	return nil
@@ -162,11 +178,18 @@ func (b *Batch) Discard() { b.ops, b.mem, b.done = nil, nil, true }
 
 // commit writes parts as a transaction of Badger's.
 func (db *DB) commit(parts [][]op) error {
+	if db.behind != nil {
+		return db.behind.commit(parts)
+	}
 	db.bulk.RLock()
 	defer db.bulk.RUnlock()
+	return db.commitTxn(parts, nil)
+}
+
+func (db *DB) commitTxn(parts [][]op, bump []byte) error {
 	txn := db.bdb.NewTransaction(true)
 	defer txn.Discard()
-	if err := txn.Set(bumpKey, appendValue(nil, bumpKey, nil)); err != nil {
+	if err := txn.Set(bumpKey, appendValue(nil, bumpKey, bump)); err != nil {
 		return err
 	}
 	for _, ops := range parts {

@@ -48,7 +48,7 @@ func TestMain(m *testing.M) {
 		case "restore":
 			_, err = Restore(context.Background(), args[3], args[1], Options{MinFree: -1})
 		case "write":
-			err = writeForever(os.Stdout, args[1], seed)
+			err = writeForever(os.Stdout, args[1], seed, args[3] == "behind")
 		}
 	}
 	if err != nil {
@@ -68,9 +68,12 @@ func child(t *testing.T, role ...string) *exec.Cmd {
 	return cmd
 }
 
-// writeForever goes on with a workload where a store is, and prints the number of each batch that is committed.
-func writeForever(out io.Writer, dir string, seed uint64) error {
-	db, err := openWith(dir, small())
+// writeForever goes on with a workload where a store is, and prints the number of each batch that is on the disk; behind, not each is
+// waited for.
+func writeForever(out io.Writer, dir string, seed uint64, behind bool) error {
+	o := small()
+	o.Behind = behind
+	db, err := openWith(dir, o)
 	if err != nil {
 		return err
 	}
@@ -79,8 +82,16 @@ func writeForever(out io.Writer, dir string, seed uint64) error {
 		return err
 	}
 	for ; ; n++ {
-		if err := workload(seed).run(db, n, n+1); err != nil {
+		b := db.NewBatch()
+		write := db.CommitTogether
+		if behind && n%4 > 0 {
+			write = db.WriteTogether
+		}
+		if err := errors.Join(workload(seed).write(b, n+1), write(b)); err != nil {
 			return err
+		}
+		if behind && n%4 > 0 {
+			continue
 		}
 		if _, err := fmt.Fprintln(out, n+1); err != nil {
 			return err

@@ -130,7 +130,7 @@ func flip(out io.Writer, dir string, seed uint64, process, count string) error {
 		}
 		length := len(data)
 		if strings.HasSuffix(name, ".mem") && rnd.IntN(10) > 0 {
-			length = readLog(data, 1<<62).end // mostly not in the zeroes that follow
+			length = readLog(data, 1<<62, false).end // mostly not in the zeroes that follow
 		}
 		bit := rnd.IntN(length * 8)
 		if strings.HasSuffix(name, ".mem") && rnd.IntN(5) == 0 && length > 40 {

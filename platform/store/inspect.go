@@ -33,7 +33,7 @@ func makeDir(dir string) error {
 // inspect finds what Badger would crash on, delete or pass over in silence, and repairs what a kill or a power cut leaves behind: empty
 // files of a table in memory or a value log, which Badger cannot open, and a torn transaction. It returns the version of the newest
 // transaction; Badger must find the same.
-func inspect(dir string, sent sentinel) (newest uint64, err error) {
+func inspect(dir string, sent sentinel, behind bool) (newest uint64, err error) {
 	files, err := os.ReadDir(dir)
 	if err != nil {
 		return 0, ErrDirectory.Because("%s", dir).Wrap(err)
@@ -78,7 +78,7 @@ func inspect(dir string, sent sentinel) (newest uint64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	newest, err = verifyLogs(dir, logs, newest)
+	newest, err = verifyLogs(dir, logs, newest, behind)
 	if err != nil {
 		return 0, err
 	}

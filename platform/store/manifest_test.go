@@ -33,7 +33,7 @@ func TestManifestBits(t *testing.T) {
 		if err := os.WriteFile(path, flipped, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := inspect(dir, sent); errors.Is(err, ErrDamaged) {
+		if _, err := inspect(dir, sent, false); errors.Is(err, ErrDamaged) {
 			refused++
 			continue
 		} else if err != nil {

@@ -3,6 +3,7 @@ package store
 import (
 	"bufio"
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -14,36 +15,38 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/dgraph-io/badger/v4/y"
 )
 
-// TestPowerCuts stops a process that writes, at random moments, copies its store, and takes from the copy what a power cut may take: any
+// TestPowerCuts has every second chain written with Options.Behind, where several transactions may be on their way to the disk. It stops a process that writes, at random moments, copies its store, and takes from the copy what a power cut may take: any
 // pages of the newest log that were not synced. The copy must open, hold the rows that its position says, and have lost no batch whose
 // commit had returned. The process then goes on with such a copy, so that cuts follow cuts.
 func TestPowerCuts(t *testing.T) {
 	t.Parallel()
 	seed := testSeed(t)
-	const chains = 5
+	const chains = 6
 	for chain := range uint64(chains) {
 		t.Run(fmt.Sprint(chain), func(t *testing.T) {
 			t.Parallel()
-			powerCuts(t, seed, rand.New(rand.NewPCG(seed, 100+chain)), *cutN/chains)
+			powerCuts(t, seed, rand.New(rand.NewPCG(seed, 100+chain)), *cutN/chains, chain%2 == 1)
 		})
 	}
 }
 
-func powerCuts(t *testing.T, seed uint64, rnd *rand.Rand, images int) {
+func powerCuts(t *testing.T, seed uint64, rnd *rand.Rand, images int, behind bool) {
 	tmp := t.TempDir()
 	dir := filepath.Join(tmp, "0")
 	m := &model{workload: workload(seed)}
 	several, more := 0, 0
-	p := startWriter(t, dir, seed)
+	p := startWriter(t, dir, seed, behind)
 	for image := 1; image <= images; image++ {
 		acked := p.stopAfter(t, 1+rnd.IntN(5))
 		copied, next := filepath.Join(tmp, strconv.Itoa(image)), filepath.Join(tmp, strconv.Itoa(image)+"-next")
 		if err := copyStore(dir, copied); err != nil {
 			t.Fatal(err)
 		}
-		what, logs := cutPower(t, rnd, copied, acked)
+		what, logs := cutPower(t, rnd, copied, acked, behind)
 		if logs > 1 {
 			several++
 		}
@@ -53,9 +56,9 @@ func powerCuts(t *testing.T, seed uint64, rnd *rand.Rand, images int) {
 				t.Fatal(err)
 			}
 			dir = next
-			p = startWriter(t, dir, seed)
+			p = startWriter(t, dir, seed, behind)
 		}
-		position, err := openCut(copied, m)
+		position, err := openCut(copied, m, behind)
 		if err != nil || position < acked {
 			t.Errorf("image %d, %s: position %d, want at least %d: %v", image, what, position, acked, err)
 		}
@@ -70,8 +73,10 @@ func powerCuts(t *testing.T, seed uint64, rnd *rand.Rand, images int) {
 	t.Logf("%d images had several logs, %d held more than was known to be committed", several, more)
 }
 
-func openCut(dir string, m *model) (position int, err error) {
-	db, err := openWith(dir, small())
+func openCut(dir string, m *model, behind bool) (position int, err error) {
+	o := small()
+	o.Behind = behind
+	db, err := openWith(dir, o)
 	if err != nil {
 		return 0, err
 	}
@@ -80,7 +85,7 @@ func openCut(dir string, m *model) (position int, err error) {
 }
 
 // cutPower takes some of what may not have been synced from a copy, and returns what it did and how many logs there are.
-func cutPower(t *testing.T, rnd *rand.Rand, dir string, acked int) (what string, logs int) {
+func cutPower(t *testing.T, rnd *rand.Rand, dir string, acked int, behind bool) (what string, logs int) {
 	t.Helper()
 	names, err := filepath.Glob(filepath.Join(dir, "*.mem"))
 	if err != nil {
@@ -94,7 +99,7 @@ func cutPower(t *testing.T, rnd *rand.Rand, dir string, acked int) (what string,
 	if err != nil {
 		t.Fatal(err)
 	}
-	synced := syncedEnd(data, acked)
+	synced := syncedEnd(data, acked, behind)
 	what = fmt.Sprintf("%s: %d of %d bytes synced", filepath.Base(newest), synced, len(data))
 	const page = 4096
 	switch rnd.IntN(4) {
@@ -122,24 +127,41 @@ func cutPower(t *testing.T, rnd *rand.Rand, dir string, acked int) (what string,
 }
 
 // syncedEnd returns where what is synced of a log ends for sure: with the last batch that was committed, or the last transaction that
-// anything follows, for the next one is not begun before.
-func syncedEnd(log []byte, acked int) int {
+// anything follows, for the next one is not begun before. Behind, it is the last one that a later one says is synced.
+func syncedEnd(log []byte, acked int, behind bool) int {
 	position := append([]byte{dataSpace}, "position"...)
 	synced, end, known := 0, min(len(log), logHeader), false
+	claimed, ends, last := uint64(0), map[uint64]int{}, 0 // by version; the end of the transaction before
 	for {
 		e, ok := parseLogEntry(log[end:])
 		if !ok {
-			return synced
+			break
 		}
 		if bytes.HasPrefix(e.key, position) {
 			n, err := strconv.Atoi(string(e.value[valueHeader:]))
 			known = err == nil && n <= acked
 		}
+		if bytes.Equal(y.ParseKey(e.key), bumpKey) {
+			if told := e.value[valueHeader:]; len(told) == 8 {
+				claimed = max(claimed, binary.BigEndian.Uint64(told))
+			} else {
+				synced = max(synced, last)
+			}
+		}
 		end += e.size
-		if e.meta&endOfTxn != 0 && (known || len(bytes.TrimLeft(log[end:], "\x00")) > 0) {
-			synced = end
+		if e.meta&endOfTxn != 0 {
+			last, ends[y.ParseTs(e.key)] = end, end
+			if known || !behind && len(bytes.TrimLeft(log[end:], "\x00")) > 0 {
+				synced = end
+			}
 		}
 	}
+	for version, at := range ends {
+		if version <= claimed {
+			synced = max(synced, at)
+		}
+	}
+	return synced
 }
 
 // A writer is a process that runs writeForever.
@@ -153,9 +175,13 @@ type writer struct {
 // tail keeps the last line that a process wrote.
 type tail struct{ line string }
 
-func startWriter(t *testing.T, dir string, seed uint64) *writer {
+func startWriter(t *testing.T, dir string, seed uint64, behind bool) *writer {
 	t.Helper()
-	cmd := child(t, "write", dir, fmt.Sprint(seed))
+	how := "synced"
+	if behind {
+		how = "behind"
+	}
+	cmd := child(t, "write", dir, fmt.Sprint(seed), how)
 	pipe, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -29,6 +29,9 @@ type Options struct {
 	// MinFree is the room in bytes that must be left on the file system for a commit to be tried; 0 = 12 memtables, -1 = no check.
 	// A full disk kills a process that writes to mapped files, so the store stops before.
 	MinFree int64
+	// Behind lets Batch.Write return before what it wrote is on the disk: it follows as soon as the disk takes it. It is for what can be made
+	// again from somewhere else. Only Linux has it; elsewhere Write is Commit.
+	Behind bool
 	// Logger takes the messages of the store; nil = none.
 	Logger *slog.Logger
 }
@@ -48,6 +51,7 @@ type DB struct {
 	space freeSpace
 	bulk  sync.RWMutex // held for writing by commitBulk, which must know the next version
 
+	behind     *behind // nil unless Options.Behind
 	roomWrites int
 	roomBytes  int64
 
@@ -95,7 +99,7 @@ func openWith(dir string, o Options) (db *DB, err error) {
 	if err != nil {
 		return nil, err
 	}
-	newest, err := inspect(dir, sent)
+	newest, err := inspect(dir, sent, o.Behind)
 	if err != nil {
 		// Found damage is an answer, not a crash: the next start shall find it again, not count to the limit.
 		return nil, errors.Join(err, mark.end())
@@ -111,11 +115,15 @@ func openWith(dir string, o Options) (db *DB, err error) {
 	db = &DB{dir: dir, bdb: bdb, lock: lock, log: o.Logger, failed: make(chan struct{}), space: freeSpace{dir: dir, least: o.MinFree}}
 	db.idle = sync.NewCond(&db.mu)
 	db.roomWrites, db.roomBytes = db.Room()
-	if err := db.identify(&sent); err != nil {
+	err = db.identify(&sent)
+	if err == nil && o.Behind {
+		db.behind, err = startBehind(db)
+	}
+	if err != nil {
 		return nil, errors.Join(err, bdb.Close(), mark.end())
 	}
 	if err := mark.end(); err != nil {
-		return nil, errors.Join(err, bdb.Close())
+		return nil, errors.Join(err, db.behind.stop(), bdb.Close())
 	}
 	return db, nil
 }
@@ -137,6 +145,7 @@ func (o *Options) complete() error {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	o.Behind = o.Behind && canBeBehind
 	var bad []error
 	if o.MemTable < 8*mib || o.MemTable > 256*mib {
 		bad = append(bad, fmt.Errorf("store: MemTable is %d, it must be %d to %d", o.MemTable, 8*mib, 256*mib))
@@ -160,7 +169,7 @@ func openBadger(dir string, o Options) (bdb *badger.DB, err error) {
 	b := badger.DefaultOptions(dir)
 	b.Logger = logger{o.Logger}
 	b.MetricsEnabled = false
-	b.SyncWrites = true        // without it a power cut can leave the position ahead of the rows
+	b.SyncWrites = !o.Behind   // without it a power cut can leave the position ahead of the rows; see behind.go
 	b.DetectConflicts = false  // whoever writes a key is its only writer
 	b.NumVersionsToKeep = 1    // the log is the history
 	b.CompactL0OnClose = false // a restart should be quick
@@ -216,7 +225,7 @@ func (db *DB) identify(sent *sentinel) error {
 	if err := txn.Set(identityKey, appendValue(nil, identityKey, id)); err != nil {
 		return ErrFailed.Wrap(err)
 	}
-	if err := txn.Commit(); err != nil {
+	if err := errors.Join(txn.Commit(), db.bdb.Sync()); err != nil {
 		return ErrFailed.Wrap(err)
 	}
 	return sent.write(id)
@@ -253,7 +262,7 @@ func (db *DB) Close() error {
 		db.idle.Wait()
 	}
 	db.mu.Unlock()
-	err := db.bdb.Close()
+	err := errors.Join(db.behind.stop(), db.bdb.Close())
 	return errors.Join(err, db.lock.release())
 }
 

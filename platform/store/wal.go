@@ -25,9 +25,9 @@ import (
 //     newest version of all.) A bulk and the transaction that makes it visible have one version, and the second says that it is the
 //     second. So a log that lost its end, or is gone, leaves a hole.
 //  2. A log is whole when the next one is begun, because each commit is synced. Only in the newest log a transaction may be torn, and
-//     only the last one.
+//     only the last one. With Options.Behind several of the last ones may be: none up to the version that a later one says was on the disk.
 //
-// What is left of a torn transaction, which nobody was told to be written, is cut off before Badger sees it.
+// What is left of torn transactions, which nobody was told to be on the disk, is cut off before Badger sees it.
 
 // logHeader is the length of what precedes the first entry of a log.
 const logHeader = 20
@@ -76,8 +76,8 @@ type logContent struct {
 	lost    bool   // something comes after the end that was written later than the transaction which should be there
 }
 
-// readLog reads a log up to where Badger will stop. newest is the newest version that is in tables or older logs.
-func readLog(data []byte, newest uint64) logContent {
+// readLog reads a log up to where Badger will stop. newest is the newest version that is in tables or older logs, behind that of Options.
+func readLog(data []byte, newest uint64, behind bool) logContent {
 	c := logContent{newest: newest, end: min(len(data), logHeader)}
 	begun, second := uint64(0), false // the version of the transaction whose entries are being read, and whether a bulk must precede it
 	for at := c.end; ; {
@@ -111,7 +111,7 @@ func readLog(data []byte, newest uint64) logContent {
 	rest := data[c.end:]
 	c.clean = len(bytes.TrimLeft(rest, "\x00")) == 0
 	if !c.clean {
-		c.lost = lostTransactions(rest, c.newest)
+		c.lost = lostTransactions(rest, c.newest, behind)
 	}
 	return c
 }
@@ -121,10 +121,26 @@ func isSecond(e logEntry) bool {
 	return bytes.Equal(y.ParseKey(e.key), bumpKey) && len(e.value) == valueHeader+len(afterBulk) && string(e.value[valueHeader:]) == afterBulk
 }
 
-// lostTransactions reports whether rest, what comes after the last whole transaction, holds something that was written later than the
-// transaction which followed that one. Only one is on its way to the disk at any time, so then what cannot be read was whole once.
-func lostTransactions(rest []byte, newest uint64) bool {
+// lostTransactions reports whether rest, what comes after the last whole transaction, holds something that was written when the
+// transaction which followed that one was on the disk: then what cannot be read was whole once. Unless behind, only one is on its way to
+// the disk at any time, so all that is later tells.
+func lostTransactions(rest []byte, newest uint64, behind bool) bool {
 	const header = 5 // two bytes, three short numbers
+	if behind {
+		// The length of the key with its version, that of the value, no expiry, the key.
+		for _, payload := range []int{0, 8} {
+			for e := range entriesAround(rest, append([]byte{byte(len(bumpKey) + 8), byte(valueHeader + payload), 0}, bumpKey...), 2) {
+				synced := y.ParseTs(e.key) - 1
+				if told := e.value[valueHeader:]; len(told) == 8 {
+					synced = binary.BigEndian.Uint64(told)
+				}
+				if synced > newest {
+					return true
+				}
+			}
+		}
+		return lostBulk(rest, newest)
+	}
 	ends := 0
 	for e := range entriesAround(rest, []byte(endKey), header) {
 		if e.meta&endOfTxn != 0 {
@@ -134,6 +150,12 @@ func lostTransactions(rest []byte, newest uint64) bool {
 			}
 		}
 	}
+	return lostBulk(rest, newest)
+}
+
+// lostBulk reports whether rest holds what makes a bulk visible, which is written when the bulk is on the disk.
+func lostBulk(rest []byte, newest uint64) bool {
+	const header = 5
 	second := appendValue(nil, bumpKey, []byte(afterBulk))
 	for e := range entriesAround(rest, second, header+len(bumpKey)+8) {
 		if isSecond(e) && y.ParseTs(e.key) > newest {
@@ -164,7 +186,7 @@ func entriesAround(data, holds []byte, from int) iter.Seq[logEntry] {
 
 // verifyLogs checks the logs in dir that have these names against the newest version that is in tables, cuts a torn transaction off,
 // and returns the newest version of all.
-func verifyLogs(dir string, names []string, newest uint64) (uint64, error) {
+func verifyLogs(dir string, names []string, newest uint64, behind bool) (uint64, error) {
 	numbers := map[string]int64{}
 	for _, name := range names {
 		n, err := strconv.ParseInt(strings.TrimSuffix(name, ".mem"), 10, 64)
@@ -180,7 +202,7 @@ func verifyLogs(dir string, names []string, newest uint64) (uint64, error) {
 		if err != nil {
 			return 0, ErrDamaged.Because("%s cannot be read", path).WithFix(rebuildFix).Wrap(err)
 		}
-		c := readLog(data, newest)
+		c := readLog(data, newest, behind)
 		switch {
 		case c.missing:
 			return 0, ErrDamaged.Because("transactions after version %d are missing before or in %s", newest, path).WithFix(rebuildFix)

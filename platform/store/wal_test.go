@@ -61,17 +61,17 @@ func TestLogs(t *testing.T) {
 	}
 	// boundary returns where the transaction before the last one ends, be the last one the second one of a bulk or not.
 	boundary := func(data []byte) int {
-		end := readLog(data, 1<<62).end
+		end := readLog(data, 1<<62, false).end
 		before := bytes.LastIndex(data[:end-40], []byte(endKey))
-		return readLog(data[:before+40], 1<<62).end
+		return readLog(data[:before+40], 1<<62, false).end
 	}
 	cut := func(data []byte) []byte { return data[:boundary(data)] }
 	zero := func(data []byte) []byte { clear(data[boundary(data):]); return data }
-	garbage := func(data []byte) []byte { copy(data[readLog(data, 1<<62).end:], "garbage"); return data }
+	garbage := func(data []byte) []byte { copy(data[readLog(data, 1<<62, false).end:], "garbage"); return data }
 	empty := func([]byte) []byte { return nil }
 	// torn puts the end of a transaction that is known, and so cannot be one that was lost, where a torn one would be.
 	torn := func(data []byte) []byte {
-		end := readLog(data, 1<<62).end
+		end := readLog(data, 1<<62, false).end
 		copy(data[end:], data[end-60:end])
 		return data
 	}
@@ -120,7 +120,7 @@ func TestLogs(t *testing.T) {
 				}
 				// What is torn must not be there when this is not the newest log any more.
 				data, err := os.ReadFile(logs[2])
-				if err == nil && !readLog(data, 1<<62).clean || err != nil && !errors.Is(err, os.ErrNotExist) {
+				if err == nil && !readLog(data, 1<<62, false).clean || err != nil && !errors.Is(err, os.ErrNotExist) {
 					t.Errorf("what was torn is still there, %v", err)
 				}
 			}
@@ -207,7 +207,51 @@ func TestReadLog(t *testing.T) {
 		}
 		data = append(data, make([]byte, 50)...)
 		tc.want.end = end
-		if got := readLog(data, 4); got != tc.want {
+		if got := readLog(data, 4, false); got != tc.want {
+			t.Errorf("%s: %+v, want %+v", name, got, tc.want)
+		}
+	}
+}
+
+// TestReadLogBehind reads logs of which several transactions may be torn: what a later one says was on the disk may not be missing.
+func TestReadLogBehind(t *testing.T) {
+	one := func(version, synced uint64) []byte {
+		told := binary.BigEndian.AppendUint64(nil, synced)
+		b := appendLogEntry(nil, partOfTxn, string(bumpKey), string(appendValue(nil, bumpKey, told)), version)
+		b = appendLogEntry(b, partOfTxn, "\x01key", "value", version)
+		return appendLogEntry(b, endOfTxn, endKey, fmt.Sprint(version), version)
+	}
+	strict := func(version uint64, second string) []byte {
+		b := appendLogEntry(nil, partOfTxn, string(bumpKey), string(appendValue(nil, bumpKey, []byte(second))), version)
+		return appendLogEntry(b, endOfTxn, endKey, fmt.Sprint(version), version)
+	}
+	gone := func(part []byte) []byte { return make([]byte, len(part)) }
+	for name, tc := range map[string]struct {
+		parts [][]byte
+		whole int
+		want  logContent
+	}{
+		"all there":                      {[][]byte{one(5, 4), one(6, 4), one(7, 6)}, 3, logContent{newest: 7, clean: true}},
+		"one torn":                       {[][]byte{one(5, 4), gone(one(6, 4)), one(7, 4)}, 1, logContent{newest: 5}},
+		"several torn":                   {[][]byte{gone(one(5, 4)), one(6, 4), gone(one(7, 4)), one(8, 4)}, 0, logContent{newest: 4}},
+		"one that was synced":            {[][]byte{one(5, 4), gone(one(6, 4)), one(7, 6)}, 1, logContent{newest: 5, lost: true}},
+		"synced, and the next one torn":  {[][]byte{one(5, 4), gone(one(6, 5)), one(7, 5)}, 1, logContent{newest: 5}},
+		"synced, told after a torn one":  {[][]byte{gone(one(5, 4)), one(6, 4), one(7, 5)}, 0, logContent{newest: 4, lost: true}},
+		"before a bulk":                  {[][]byte{gone(one(5, 4)), strict(6, "")}, 0, logContent{newest: 4, lost: true}},
+		"a bulk without its second":      {[][]byte{one(5, 4), gone(strict(6, ""))}, 1, logContent{newest: 5, clean: true}},
+		"the second one without a bulk":  {[][]byte{gone(strict(5, "")), strict(5, afterBulk)}, 0, logContent{newest: 4, lost: true}},
+		"after a bulk":                   {[][]byte{strict(5, ""), strict(5, afterBulk), gone(one(6, 5)), one(7, 5)}, 2, logContent{newest: 5}},
+		"all torn, of which none is old": {[][]byte{gone(one(5, 4)), gone(one(6, 4))}, 0, logContent{newest: 4, clean: true}},
+	} {
+		data, end := make([]byte, logHeader), logHeader
+		for i, part := range tc.parts {
+			data = append(data, part...)
+			if i < tc.whole {
+				end = len(data)
+			}
+		}
+		tc.want.end = end
+		if got := readLog(append(data, make([]byte, 50)...), 4, true); got != tc.want {
 			t.Errorf("%s: %+v, want %+v", name, got, tc.want)
 		}
 	}
@@ -243,11 +287,12 @@ func FuzzReadLog(f *testing.F) {
 	f.Add(sampleLog(), uint64(7))
 	f.Add(append(sampleLog(), sampleLog()[logHeader:]...), uint64(2))
 	f.Fuzz(func(t *testing.T, data []byte, newest uint64) {
-		c := readLog(data, newest)
+		readLog(data, newest, true)
+		c := readLog(data, newest, false)
 		if c.end > len(data) || c.newest < newest {
 			t.Fatalf("%+v of %d bytes", c, len(data))
 		}
-		again := readLog(data[:c.end], newest)
+		again := readLog(data[:c.end], newest, false)
 		if !again.clean || again.lost || again.end != c.end || again.newest != c.newest || again.missing != c.missing {
 			t.Errorf("%+v, and of its whole part %+v", c, again)
 		}
