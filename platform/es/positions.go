@@ -2,6 +2,7 @@ package es
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -52,14 +53,20 @@ func (ps Positions) With(p Position) Positions {
 
 // String returns the comma separated list that ParsePositions reads.
 func (ps Positions) String() string {
-	var b strings.Builder
+	n := 0
+	for _, p := range ps {
+		n += len(p.Topic) + 24 // more than most partitions and offsets take
+	}
+	b := make([]byte, 0, n)
 	for i, p := range ps {
 		if i > 0 {
-			b.WriteByte(',')
+			b = append(b, ',')
 		}
-		b.WriteString(p.String())
+		b = append(append(b, p.Topic...), '/')
+		b = append(strconv.AppendInt(b, int64(p.Partition), 10), '@')
+		b = strconv.AppendInt(b, p.Offset, 10)
 	}
-	return b.String()
+	return string(b)
 }
 
 func (ps Positions) find(tp TopicPartition) (int, bool) {

@@ -4,10 +4,10 @@ import (
 	"cmp"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/millrace/millrace/platform/es"
@@ -29,7 +29,7 @@ type birth struct {
 	Created time.Time `json:"created"`
 	// Auto has it take over as soon as it has caught up: so do new versions, for whose code the program was started.
 	Auto  bool         `json:"auto,omitempty"`
-	Rate  int          `json:"rate,omitempty"`  // events per second while it is behind; 0 = no bound
+	Rate  int          `json:"rate,omitempty"`  // events per second while it is behind; 0 = see Rebuild
 	Until es.Positions `json:"until,omitempty"` // the last positions to be applied; empty = there is no end
 	// Empty partitions of Until have nothing applied.
 	Bounded bool `json:"bounded,omitempty"`
@@ -38,7 +38,7 @@ type birth struct {
 }
 
 // id names the generation within its view; its directory has that name.
-func (b birth) id() string { return fmt.Sprintf("v%d-%d", b.Version, b.Build) }
+func (b birth) id() string { return "v" + strconv.Itoa(b.Version) + "-" + strconv.Itoa(b.Build) }
 
 // stored reports whether there is anything of it in the view's directory.
 func (b birth) stored(dir string) bool {

@@ -20,11 +20,14 @@ type lane struct {
 	runners []*runner
 	parts   map[es.TopicPartition]*part
 	paused  atomic.Bool
-	rate    int // events per second while there is more in the log; 0 = no bound
+	rate    int // events per second while there is more in the log; 0 = no bound, but for builds beside others: see pacer
 }
 
 // chunkEvents is how many events are decoded and applied in one step: enough to be worth a goroutine, little enough to be held several times.
 const chunkEvents = 2048
+
+// besideEvents is how many of them are when others shall have the processors in between.
+const besideEvents = 256
 
 func newLane(p *Projector, rate int) *lane {
 	return &lane{p: p, rate: rate, parts: map[es.TopicPartition]*part{}}
@@ -159,7 +162,11 @@ func (l *lane) fetch(ctx context.Context) error {
 			}
 			return fmt.Errorf("projection: %w", err)
 		}
-		chunks := l.chunks(fetched, chunkEvents)
+		size := chunkEvents
+		if pace.begin(l.beside()) {
+			size = min(max(besideEvents, l.rate/50), chunkEvents)
+		}
+		chunks := l.chunks(fetched, size)
 		for i, c := range chunks {
 			if err := l.decode(ctx, c); err != nil {
 				return nil //nolint:nilerr // only the end of ctx ends it
@@ -295,17 +302,44 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// A pacer holds reading back to a rate while a view is behind.
+// beside reports whether all builds that the lane feeds are beside others that have caught up and answer queries.
+func (l *lane) beside() bool {
+	for _, r := range l.runners {
+		if live, _ := r.g.view.serving(); live == r.g || !live.reached.Load() {
+			return false
+		}
+	}
+	return true
+}
+
+// A pacer holds reading back while a view is behind: to a rate, or to a share of the time.
 type pacer struct {
-	rate int
-	next time.Time
+	rate   int
+	yields bool // there is no rate, and others are to have most of the time
+	next   time.Time
+	since  time.Time // when the chunk at hand was begun
+}
+
+// yielding is for how many times as long as it took to decode a chunk a pacer that yields waits after it. Decoding is about a third of
+// what an event costs, so a build takes about a third of a processor.
+const yielding = 8
+
+// begin notes that what was fetched is going to be decoded, and reports whether reading is held back.
+func (p *pacer) begin(beside bool) bool {
+	p.since, p.yields = time.Now(), p.rate == 0 && beside
+	return p.rate > 0 || p.yields
 }
 
 func (p *pacer) wait(ctx context.Context, events int, behind bool) error {
-	if p.rate == 0 || !behind {
+	if p.rate == 0 && !p.yields || !behind {
 		return nil
 	}
 	now := time.Now()
+	if p.yields {
+		err := sleep(ctx, yielding*now.Sub(p.since))
+		p.since = time.Now()
+		return err
+	}
 	if p.next.Before(now) {
 		p.next = now
 	}

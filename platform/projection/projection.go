@@ -40,7 +40,8 @@ type Config struct {
 	// BatchEvents is how many events one transaction takes while a view is behind; 262144. It takes fewer when their rows fill the
 	// transaction. A view that has caught up commits at once, whatever there is.
 	BatchEvents int
-	// CatchUpRate bounds the events per second that are read while a view is behind, so that a build leaves others room; 0 = no bound.
+	// CatchUpRate bounds the events per second that are read while a view is behind, so that a build leaves others room; 0 = no bound, but
+	// that a build beside one that has caught up takes about a third of a processor.
 	CatchUpRate int
 	// CacheBytes is about how much memory the rows of all views take; 128 MiB.
 	CacheBytes int64

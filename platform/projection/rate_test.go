@@ -1,9 +1,11 @@
 package projection
 
 import (
+	"context"
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -39,5 +41,46 @@ func TestRateOfOnePoll(t *testing.T) {
 	// Each chunk but the last one takes its time; a slow machine only adds to that.
 	if took, least := time.Since(began), 3*chunkEvents*time.Second/rate; took < least {
 		t.Errorf("%d events took %v, at %d a second it must be %v at least", 4*chunkEvents, took, rate, least)
+	}
+}
+
+// TestPacer holds reading back: not at all for the build that answers, to a share of the time for one beside it, to a rate if there is one.
+func TestPacer(t *testing.T) {
+	for name, tc := range map[string]struct {
+		rate   int
+		beside bool
+		behind bool
+		want   time.Duration // for 1,000 events that took 2 ms
+		held   bool
+	}{
+		"the first build":          {0, false, true, 0, false},
+		"beside":                   {0, true, true, yielding * 2 * time.Millisecond, true},
+		"beside, and at the end":   {0, true, false, 0, true},
+		"with a rate":              {10_000, true, true, 100 * time.Millisecond, true},
+		"with a rate, and alone":   {10_000, false, true, 100 * time.Millisecond, true},
+		"with a rate, and at ends": {10_000, true, false, 0, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := pacer{rate: tc.rate}
+				if held := p.begin(tc.beside); held != tc.held {
+					t.Errorf("held back: %v", held)
+				}
+				for range 2 {
+					time.Sleep(2 * time.Millisecond)
+					began := time.Now()
+					if err := p.wait(context.Background(), 1000, tc.behind); err != nil {
+						t.Fatal(err)
+					}
+					took := time.Since(began)
+					if tc.rate > 0 && tc.want > 0 {
+						took = tc.want // counted from the chunk before; see TestRateOfOnePoll
+					}
+					if took != tc.want {
+						t.Errorf("it waits %v, want %v", took, tc.want)
+					}
+				}
+			})
+		})
 	}
 }

@@ -71,7 +71,7 @@ func (s *sampling[R, E]) rows() (map[string][]byte, error) {
 
 // VerifySample folds the rows of a sample of the keys anew, in memory, from the whole log, and compares them with what the build that
 // answers queries has at the same positions. share is the part of the keys that are in it, more than 0 and at most 1; which they are
-// changes with number. rate bounds the events read per second; 0 = no bound. A view with dead letters or a halted partition has rows that are
+// changes with number. rate bounds the events read per second; 0 = as for Rebuild. A view with dead letters or a halted partition has rows that are
 // not the fold of all events: ErrBuild. Other errors: ErrViewNotFound, the log's, the stores', ctx's.
 func (p *Projector) VerifySample(ctx context.Context, name string, share float64, number uint64, rate int) (Report, error) {
 	g, err := p.live(name)
