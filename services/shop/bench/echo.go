@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -30,7 +32,7 @@ type place struct {
 	} `json:"lines"`
 }
 
-// newEcho returns the yardstick of the HTTP figure: Echo, the body decoded, a receipt answered, and nothing else done.
+// newEcho returns the yardstick of the figures http and queries: Echo, the body decoded, a receipt answered, or a row, and nothing else done.
 func newEcho() *echo.Echo {
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
@@ -44,6 +46,15 @@ func newEcho() *echo.Echo {
 			Events:   []command.EventRef{{Type: "shop.orders.v1.OrderPlaced", ID: "00000000-0000-5000-8000-000000000000", Version: 1}},
 			Position: es.Position{TopicPartition: es.TopicPartition{Topic: ordersv1.Topic}, Offset: 1},
 		})
+	})
+	// A row of a view: bytes of the size that is asked for.
+	row := []byte(strings.Repeat("r", 1<<20))
+	e.GET("/v1/views/orders/:size", func(c echo.Context) error {
+		n, err := strconv.Atoi(c.Param("size"))
+		if err != nil || n < 0 || n > len(row) {
+			return echo.NewHTTPError(http.StatusBadRequest)
+		}
+		return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, row[:n])
 	})
 	e.Server.Handler = e
 	return e

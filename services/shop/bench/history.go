@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -94,60 +93,103 @@ func writeHistory(ctx context.Context, kafka, registryURL string, events int) (s
 // writeEvents appends so many events to the topic of orders, as their owner would, each as a command of its own, a millisecond after the
 // one before.
 func writeEvents(ctx context.Context, kafka, registryURL string, events int, begin time.Time, next func() (es.StreamID, es.Version, ordersv1.Event)) error {
-	log, err := eventlog.Open(ctx, eventlog.Config{Brokers: []string{kafka}, Env: "dev", ClientID: "bench"})
+	a, err := openAppender(ctx, kafka, registryURL, begin, next)
 	if err != nil {
 		return err
 	}
-	defer log.Close()
+	defer a.close()
+	return a.append(ctx, events)
+}
+
+// An appender appends events to the topic of orders, as their owner.
+type appender struct {
+	log     *eventlog.Client
+	binding *eventlog.Events[ordersv1.Event]
+	parts   []writer
+	begin   time.Time
+	next    func() (es.StreamID, es.Version, ordersv1.Event)
+	made    int
+}
+
+func openAppender(ctx context.Context, kafka, registryURL string, begin time.Time, next func() (es.StreamID, es.Version, ordersv1.Event)) (a *appender, err error) {
+	log, err := eventlog.Open(ctx, eventlog.Config{Brokers: []string{kafka}, Env: "dev", ClientID: "bench"})
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			log.Close()
+		}
+	}()
 	contracts, err := registry.Dial(registry.ClientConfig{URLs: []string{registryURL}})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	topic, err := log.EnsureTopic(ctx, eventlog.TopicSpec{Name: ordersv1.Topic})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	codec, err := contract.Bind(ctx, ordersv1.Contract, contracts)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	marks, err := eventlog.AvroMarks(ctx, topic.Name, contracts)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	binding := eventlog.NewEvents(codec, "/shop/orders")
-	parts := make([]writer, topic.Partitions)
-	for n := range parts {
-		owner, err := log.Claim(ctx, topic, int32(n), eventlog.Identity{Instance: "bench", Address: "127.0.0.1:1"}, marks) //nolint:gosec // few partitions
-		if err != nil {
-			return err
-		}
-		defer owner.Release()
-		parts[n] = writer{owner: owner, batch: eventlog.NewBatch(900 << 10), spare: eventlog.NewBatch(900 << 10), done: make(chan error, 1)}
-	}
-	for i := range events {
-		stream, version, event := next()
-		id := "b-" + strconv.Itoa(i)
+	a = &appender{log: log, binding: eventlog.NewEvents(codec, "/shop/orders"), begin: begin, next: next}
+	a.parts, err = claimAll(ctx, log, topic, marks)
+	return a, err
+}
+
+// append appends so many events, and returns when all are acknowledged.
+func (a *appender) append(ctx context.Context, events int) error {
+	for range events {
+		stream, version, event := a.next()
+		id := "b-" + strconv.Itoa(a.made)
 		env := es.Envelope[ordersv1.Event]{Stream: stream, Version: version, Count: 1, Event: event, Meta: es.Meta{
-			CommandID: id, CommandHash: "0123456789abcdef0123456789abcdef", CorrelationID: id, Time: begin.Add(time.Duration(i) * time.Millisecond)}}
-		w := &parts[eventlog.PartitionOf(stream, topic.Partitions)]
-		err := binding.Add(w.batch, env)
-		if errors.Is(err, eventlog.ErrBatchFull) {
-			if err = w.send(ctx); err == nil {
-				err = binding.Add(w.batch, env)
-			}
-		}
-		if err != nil {
+			CommandID: id, CommandHash: "0123456789abcdef0123456789abcdef", CorrelationID: id, Time: a.begin.Add(time.Duration(a.made) * time.Millisecond)}}
+		a.made++
+		w := &a.parts[eventlog.PartitionOf(stream, int32(len(a.parts)))] //nolint:gosec // few partitions
+		if err := w.put(ctx, func(b *eventlog.Batch) error { return a.binding.Add(b, env) }); err != nil {
 			return err
 		}
 	}
-	for n := range parts {
-		if err := errors.Join(parts[n].send(ctx), parts[n].wait(ctx)); err != nil {
+	for n := range a.parts {
+		if err := a.parts[n].send(ctx); err != nil {
+			return err
+		}
+	}
+	for n := range a.parts {
+		if err := a.parts[n].wait(ctx); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+// flow appends so many events a second, evenly, until ctx ends; then it returns nil.
+func (a *appender) flow(ctx context.Context, rate int) error {
+	const step = 10 * time.Millisecond
+	tick := time.NewTicker(step)
+	defer tick.Stop()
+	began, done := time.Now(), 0
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		due := int(time.Since(began).Seconds() * float64(rate))
+		if err := a.append(context.WithoutCancel(ctx), due-done); err != nil {
+			return err
+		}
+		done = due
+	}
+}
+
+// close gives up the partitions.
+func (a *appender) close() { a.log.Close() }
 
 // A writer appends to one partition; while one batch is under way the other fills.
 type writer struct {

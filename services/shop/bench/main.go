@@ -62,6 +62,7 @@ var figures = []figure{
 	{"engine", (*plan).engineFigure},
 	{"http", (*plan).http},
 	{"visible", (*plan).visible},
+	{"queries", (*plan).queries},
 	{"projector", (*plan).projector},
 	{"memory", (*plan).memory},
 	{"streams", (*plan).streams},

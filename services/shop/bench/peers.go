@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +17,7 @@ import (
 type contender struct {
 	name    string
 	command func(ctx context.Context, id, dir string, forget bool) *exec.Cmd
+	from    func(ctx context.Context, dir, file string) *exec.Cmd // begins with a backup; nil = it has none
 	ours    bool
 	plain   bool // it reads the records without headers, and only its rate and its memory count
 	visible bool // whether it is measured how long an event takes until a query shows it
@@ -25,6 +28,7 @@ type contender struct {
 	peak  []float64 // resident memory at its highest, in MB
 	took  []float64 // seconds until it is ready, from nothing
 	again []float64 // and with its log or changelog, but without any local state
+	saved []float64 // and with a backup
 	half  []float64 // append → visible, in ms
 	tail  []float64
 }
@@ -80,8 +84,11 @@ func (p *plan) peersOn(ctx context.Context, kafka string) (rows []row, err error
 			return exec.CommandContext(ctx, "java", args...) //nolint:gosec // the peer
 		}
 	}
-	ours := &contender{name: "millrace", ours: true, visible: true, command: func(ctx context.Context, _, dir string, _ bool) *exec.Cmd {
-		return exec.CommandContext(ctx, binary("projector"), "-brokers", kafka, "-registry", url, "-dir", dir) //nolint:gosec // the binary under test
+	projector := func(ctx context.Context, dir, file string) *exec.Cmd {
+		return exec.CommandContext(ctx, binary("projector"), "-brokers", kafka, "-registry", url, "-dir", dir, "-from", file) //nolint:gosec // the binary under test
+	}
+	ours := &contender{name: "millrace", ours: true, visible: true, from: projector, command: func(ctx context.Context, _, dir string, _ bool) *exec.Cmd {
+		return projector(ctx, dir, "")
 	}}
 	goka := func(topic string) func(context.Context, string, string, bool) *exec.Cmd {
 		return func(ctx context.Context, id, dir string, forget bool) *exec.Cmd {
@@ -117,7 +124,7 @@ func (p *plan) peersOn(ctx context.Context, kafka string) (rows []row, err error
 // contend measures one contender once.
 func (p *plan) contend(ctx context.Context, c *contender, l *ledger, run, broker int) error {
 	id := fmt.Sprintf("peer-%s-%d", c.name, run+1)
-	dir := filepath.Join(p.dir, id)
+	dir, backup := filepath.Join(p.dir, id), filepath.Join(p.dir, id+".backup")
 	if err := rest(ctx, broker); err != nil {
 		return err
 	}
@@ -164,6 +171,11 @@ func (p *plan) contend(ctx context.Context, c *contender, l *ledger, run, broker
 		}
 		c.half = append(c.half, percentile(took, 0.5))
 		c.tail = append(c.tail, percentile(took, 0.99))
+		if c.from != nil {
+			if err := fetchInto(ctx, "http://"+d.addr("http")+"/backup", backup); err != nil {
+				return err
+			}
+		}
 		return rows.agrees(ctx, want)
 	}()
 	if err := errors.Join(err, d.stop(), os.RemoveAll(dir)); err != nil {
@@ -175,7 +187,9 @@ func (p *plan) contend(ctx context.Context, c *contender, l *ledger, run, broker
 	if c.ours {
 		// It has nothing but the log: it was without any local state when it began.
 		c.again = append(c.again, c.took[run])
-		return nil
+		took, err := p.restored(ctx, c.from(ctx, dir, backup), l, broker)
+		c.saved = append(c.saved, took)
+		return errors.Join(err, os.RemoveAll(dir), os.Remove(backup))
 	}
 	if err := rest(ctx, broker); err != nil {
 		return err
@@ -185,6 +199,37 @@ func (p *plan) contend(ctx context.Context, c *contender, l *ledger, run, broker
 	}
 	c.again = append(c.again, d.took.Seconds())
 	return errors.Join(newCounter(d, false).agrees(ctx, l.sums), d.stop(), os.RemoveAll(dir))
+}
+
+// restored measures how long ours takes until it is ready with a backup of its rows and nothing else.
+func (p *plan) restored(ctx context.Context, cmd *exec.Cmd, l *ledger, broker int) (seconds float64, err error) {
+	if err := rest(ctx, broker); err != nil {
+		return 0, err
+	}
+	d, err := ready(ctx, cmd)
+	if err != nil {
+		return 0, err
+	}
+	return d.took.Seconds(), errors.Join(newCounter(d, true).agrees(ctx, l.sums), d.stop())
+}
+
+// fetchInto stores what a URL answers in a file.
+func fetchInto(ctx context.Context, url, path string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, resp.Body)
+	return errors.Join(err, f.Close())
 }
 
 // rest waits until the broker has nothing left to do.
@@ -229,6 +274,8 @@ func (c contenders) rows() []row {
 		{what: "– ours / goka", reach: "≤ 0.6 ×", reached: atMost(0.6), show: ratio, values: quotients(ours.again, goka.again)},
 		{what: "– " + streams + "at_least_once, from its changelog", show: seconds, values: alo.again},
 		{what: "– " + streams + "exactly_once_v2, from its changelog", show: seconds, values: eos.again},
+		{what: "– ours, from a backup of its rows", show: seconds, values: ours.saved},
+		{what: "– ours from a backup / " + streams + "at_least_once, from its changelog", reach: "≤ 1 ×", reached: atMost(1), show: ratio, values: quotients(ours.saved, alo.again)},
 		{what: "append → visible over HTTP, 200 events/s, p50", reach: "< 5 ms", reached: below(5), show: milliseconds, values: ours.half},
 		{what: "– p99", reach: "< 25 ms", reached: below(25), show: milliseconds, values: ours.tail},
 		{what: "– " + streams + "exactly_once_v2, p50", show: milliseconds, values: eos.half},

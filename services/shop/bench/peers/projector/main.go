@@ -1,6 +1,7 @@
 // Projector counts events and sums their amounts per key with package projection, as the figure "peers" of the benchmark runs it
 // beside Kafka Streams and goka. It prints "http" and its address, and "ready" when it has applied all that was in the log, and has it on
-// the disk. GET /count/{key} answers a row, with Millrace-At-Least once these positions are applied.
+// the disk. GET /count/{key} answers a row, with Millrace-At-Least once these positions are applied; GET /backup a backup of the view, with
+// which a process that has nothing else begins if it is started with -from.
 package main
 
 import (
@@ -21,6 +22,7 @@ import (
 	"github.com/millrace/millrace/platform/eventlog"
 	"github.com/millrace/millrace/platform/projection"
 	"github.com/millrace/millrace/platform/registry"
+	"github.com/millrace/millrace/platform/store"
 	"github.com/millrace/millrace/services/shop/bench/peers/amounts"
 )
 
@@ -39,6 +41,7 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	broker := flags.String("brokers", "", "host:port of a broker")
 	schemas := flags.String("registry", "", "URL of the schema registry")
 	dir := flags.String("dir", "", "where the rows are kept")
+	from := flags.String("from", "", "a backup to begin with")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -58,6 +61,12 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	codec, err := contract.Bind(ctx, amounts.Contract, contracts)
 	if err != nil {
 		return err
+	}
+	if *from != "" {
+		form := projection.FormOf(amounts.View, topic.Name)
+		if _, _, err := projection.RestoreView(ctx, *dir, *from, []projection.Form{form}, store.Options{MemTable: 64 << 20}); err != nil {
+			return err
+		}
 	}
 	p, err := projection.New(projection.Config{Log: log, Dir: *dir})
 	if err != nil {
@@ -100,6 +109,11 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 
 func count(p *projection.Projector) http.Handler {
 	mux := http.NewServeMux()
+	mux.HandleFunc("GET /backup", func(w http.ResponseWriter, r *http.Request) {
+		if _, err := p.Backup(r.Context(), amounts.View.Name, w); err != nil {
+			panic(http.ErrAbortHandler) // what was sent is no backup
+		}
+	})
 	mux.HandleFunc("GET /count/{key}", func(w http.ResponseWriter, r *http.Request) {
 		var atLeast es.Positions
 		if text := r.Header.Get("Millrace-At-Least"); text != "" {
