@@ -27,7 +27,7 @@ type lane struct {
 const chunkEvents = 2048
 
 // besideEvents is how many of them are when others shall have the processors in between.
-const besideEvents = 256
+const besideEvents = 512
 
 func newLane(p *Projector, rate int) *lane {
 	return &lane{p: p, rate: rate, parts: map[es.TopicPartition]*part{}}
@@ -164,7 +164,7 @@ func (l *lane) fetch(ctx context.Context) error {
 		}
 		size := chunkEvents
 		if pace.begin(l.beside()) {
-			size = min(max(besideEvents, l.rate/50), chunkEvents)
+			size = min(max(besideEvents, l.rate/20), chunkEvents)
 		}
 		chunks := l.chunks(fetched, size)
 		for i, c := range chunks {

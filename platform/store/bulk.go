@@ -71,6 +71,12 @@ func (db *DB) commitBulk(parts [][]op) error {
 	if err := load.Finish(); err != nil {
 		return err
 	}
+	if db.behind != nil {
+		// What makes the bulk visible says that it is on the disk.
+		if _, err := db.behind.syncLogs(); err != nil {
+			return err
+		}
+	}
 	bump := db.bdb.NewTransaction(true)
 	defer bump.Discard()
 	if err := bump.Set(bumpKey, appendValue(nil, bumpKey, []byte(afterBulk))); err != nil {
