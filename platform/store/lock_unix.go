@@ -47,14 +47,17 @@ func lockDir(dir string) (*dirLock, error) {
 
 func (l *dirLock) release() error {
 	// The name goes first: after the unlock it could be the next owner's.
-	return errors.Join(os.Remove(l.pid), l.dir.Close())
+	return errors.Join(os.Remove(l.pid), l.removed())
 }
 
 // moved tells the lock that its directory has another name.
 func (l *dirLock) moved(to string) { l.pid = filepath.Join(to, filepath.Base(l.pid)) }
 
 // removed ends the lock of a directory that is not there any more.
-func (l *dirLock) removed() error { return l.dir.Close() }
+func (l *dirLock) removed() error {
+	// A process that is being started has all that is open here until it has loaded its program: closing alone would leave the lock with it.
+	return errors.Join(syscall.Flock(int(l.dir.Fd()), syscall.LOCK_UN), l.dir.Close())
+}
 
 // freeSpace watches the room on the file system of dir.
 type freeSpace struct {
