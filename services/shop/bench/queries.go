@@ -16,10 +16,10 @@ import (
 
 // The load under which the figure queries measures what a rebuild costs those who ask.
 const (
-	liveRate     = 5_000  // events per second
-	askRate      = 1_000  // queries per second
-	rebuildRate  = 20_000 // events per second that a rebuild may read
-	askers       = 64     // connections
+	liveRate     = 5_000 // events per second
+	askRate      = 1_000 // queries per second
+	rebuildRate  = 5_000 // events per second that a rebuild may read
+	askers       = 64    // connections
 	queryHistory = 1_000_000
 )
 
@@ -198,7 +198,7 @@ func (p *plan) besideRebuild(ctx context.Context, views *process, live *appender
 			}
 			long := length
 			if ph.rebuild && ph.rate == 0 {
-				long = length / 5 // it is soon done
+				long = length / 4 // it is done sooner
 			}
 			f, err := measure(long)
 			if err != nil {
@@ -217,12 +217,12 @@ func (p *plan) besideRebuild(ctx context.Context, views *process, live *appender
 	return []row{
 		{what: "1,000 queries by key a second beside 5,000 live events a second, p50", show: milliseconds, values: alone.p50},
 		{what: "– p99", show: milliseconds, values: alone.tail},
-		{what: "– while the view is built anew with `--rate 20000`, p50", show: milliseconds, values: bounded.p50},
+		{what: "– while the view is built anew with `--rate 5000`, p50", show: milliseconds, values: bounded.p50},
 		{what: "– p99", show: milliseconds, values: bounded.tail},
 		{what: "– p99 with the rebuild / without", reach: "≤ 1.5 ×", reached: atMost(1.5), show: ratio, values: quotients(bounded.tail, alone.tail)},
 		{what: "– while it is built anew as it is by default, p50", show: milliseconds, values: unbound.p50},
 		{what: "– p99", show: milliseconds, values: unbound.tail},
-		{what: "– p99 with that rebuild / without", show: ratio, values: quotients(unbound.tail, alone.tail)},
+		{what: "– p99 with that rebuild / without", reach: "≤ 1.5 ×", reached: atMost(1.5), show: ratio, values: quotients(unbound.tail, alone.tail)},
 	}, nil
 }
 
