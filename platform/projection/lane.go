@@ -163,6 +163,7 @@ func (l *lane) fetch(ctx context.Context) error {
 			return fmt.Errorf("projection: %w", err)
 		}
 		size := chunkEvents
+		pace.look(l.left(), time.Now())
 		if pace.begin(l.beside()) {
 			size = min(max(besideEvents, l.rate/20), chunkEvents)
 		}
@@ -194,6 +195,15 @@ func (l *lane) behind() bool {
 		}
 	}
 	return false
+}
+
+// left returns how many records of the log are not fetched, as far as is known.
+func (l *lane) left() (n int64) {
+	for _, pt := range l.parts {
+		end, _ := pt.oldest(0)
+		n += max(0, end-pt.cursor.Next)
+	}
+	return n
 }
 
 // decode decodes all pieces of a chunk. While the registry cannot be reached, it tries again: that is nobody's poison.
@@ -318,11 +328,36 @@ type pacer struct {
 	yields bool // there is no rate, and others are to have most of the time
 	next   time.Time
 	since  time.Time // when the chunk at hand was begun
+
+	less   int       // by how many halvings it yields less than at first
+	left   int64     // how much there was to be read
+	looked time.Time // then
 }
 
 // yielding is for how many times as long as it took to decode a chunk a pacer that yields waits after it. Decoding is about a third of
 // what an event costs, so a build takes about a third of a processor.
 const yielding = 8
+
+const (
+	// lookEvery is how often it is looked whether a build that yields comes nearer to the end of the log.
+	lookEvery = 10 * time.Second
+	// patience is for how long it may take to come there.
+	patience = 6 * time.Hour
+)
+
+// look has a pacer yield half as much if what is left to be read does not shrink so that it is read in time: where more comes than a third of a
+// processor folds, a build that went on yielding would never catch up.
+func (p *pacer) look(left int64, now time.Time) {
+	took := now.Sub(p.looked)
+	switch {
+	case p.looked.IsZero():
+	case took < lookEvery:
+		return
+	case p.yields && float64(left)*took.Seconds() > float64(p.left-left)*patience.Seconds():
+		p.less++
+	}
+	p.left, p.looked = left, now
+}
 
 // begin notes that what was fetched is going to be decoded, and reports whether reading is held back.
 func (p *pacer) begin(beside bool) bool {
@@ -336,7 +371,7 @@ func (p *pacer) wait(ctx context.Context, events int, behind bool) error {
 	}
 	now := time.Now()
 	if p.yields {
-		err := sleep(ctx, yielding*now.Sub(p.since))
+		err := sleep(ctx, (yielding>>p.less)*now.Sub(p.since))
 		p.since = time.Now()
 		return err
 	}

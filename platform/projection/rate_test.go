@@ -44,6 +44,29 @@ func TestRateOfOnePoll(t *testing.T) {
 	}
 }
 
+// TestPacerThatFallsBehind yields less and less if that is what it takes to catch up, and not at all in the end.
+func TestPacerThatFallsBehind(t *testing.T) {
+	now := time.Now()
+	p := pacer{yields: true}
+	left := int64(1_000_000)
+	step := func(read int64) int {
+		left -= read
+		now = now.Add(lookEvery)
+		p.look(left, now)
+		return yielding >> p.less
+	}
+	for range 50 {
+		if got := step(10_000); got != yielding {
+			t.Fatalf("%d left, and it yields %d times as long as it decodes, though it comes nearer", left, got)
+		}
+	}
+	for _, tc := range []struct{ read, want int64 }{{-1000, 4}, {0, 2}, {100_000, 2}, {10, 1}, {-5, 0}, {-5, 0}} {
+		if got := step(tc.read); int64(got) != tc.want {
+			t.Errorf("%d left, %d less than before: it yields %d times as long as it decodes, want %d", left, tc.read, got, tc.want)
+		}
+	}
+}
+
 // TestPacer holds reading back: not at all for the build that answers, to a share of the time for one beside it, to a rate if there is one.
 func TestPacer(t *testing.T) {
 	for name, tc := range map[string]struct {
