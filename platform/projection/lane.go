@@ -169,6 +169,7 @@ func (l *lane) fetch(ctx context.Context) error {
 		}
 		chunks := l.chunks(fetched, size)
 		for i, c := range chunks {
+			c.more = i+1 < len(chunks) || l.behind()
 			if err := l.decode(ctx, c); err != nil {
 				return nil //nolint:nilerr // only the end of ctx ends it
 			}
@@ -180,7 +181,7 @@ func (l *lane) fetch(ctx context.Context) error {
 					return nil
 				}
 			}
-			if err := pace.wait(ctx, c.events, i+1 < len(chunks) || l.behind()); err != nil {
+			if err := pace.wait(ctx, c.events, c.more); err != nil {
 				return nil //nolint:nilerr // as above
 			}
 		}

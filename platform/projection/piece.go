@@ -167,7 +167,8 @@ func (p *piece) split(i int) (a, b piece) {
 // A chunk is what goes through the projector in one step: pieces of several partitions.
 type chunk struct {
 	pieces []piece
-	events int // records, marks included
+	events int  // records, marks included
+	more   bool // the log has more, as far as is known
 }
 
 // chunks cuts what was fetched into chunks of at most most records.

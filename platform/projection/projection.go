@@ -37,7 +37,7 @@ type Config struct {
 	StoreOptions store.Options
 	// WaitMax is how long a query waits for the positions it asks for; 2 s.
 	WaitMax time.Duration
-	// BatchEvents is how many events one transaction takes while a view is behind; 262144. It takes fewer when their rows fill the
+	// BatchEvents is how many events one transaction takes while a view is behind; 1048576. It takes fewer when their rows fill the
 	// transaction. A view that has caught up commits at once, whatever there is.
 	BatchEvents int
 	// CatchUpRate bounds the events per second that are read while a view is behind, so that a build leaves others room; 0 = no bound, but
@@ -128,7 +128,7 @@ func newProjector(cfg Config, log journal) (*Projector, error) {
 		return nil, err
 	}
 	cfg.WaitMax = cmp.Or(cfg.WaitMax, 2*time.Second)
-	cfg.BatchEvents = cmp.Or(cfg.BatchEvents, 1<<18)
+	cfg.BatchEvents = cmp.Or(cfg.BatchEvents, 1<<20)
 	cfg.CacheBytes = cmp.Or(cfg.CacheBytes, 128<<20)
 	cfg.StoreOptions.MemTable = cmp.Or(cfg.StoreOptions.MemTable, 64<<20)
 	cfg.StoreOptions.Behind = true // the log has what a power cut takes

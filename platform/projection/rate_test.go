@@ -7,6 +7,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/millrace/millrace/platform/es"
 )
 
 // TestRateOfOnePoll builds a view with a bound on its pace from a log that one poll brings whole.
@@ -106,4 +108,52 @@ func TestPacer(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestGathers: a build that is far behind commits seldom, so that a row that many events change is written once; one that has caught up commits
+// at once, whatever there is.
+func TestGathers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 3)
+		r.log.most = chunkEvents / 4
+		const polls = 40
+		history(rand.New(rand.NewPCG(9, 9)), r.log, polls*chunkEvents/4, 50)
+		r.start(r.views()[0])
+		r.ready()
+		g, _ := r.p.byName["orders"].serving()
+		if n := g.shown.Load().number; n > 3 {
+			t.Errorf("%d commits for %d fetches while it was behind", n, polls)
+		}
+		began := time.Now()
+		at := r.log.add(0, change{Kind: "placed", Order: "o-1", Customer: "c-1", Amount: 1})
+		if _, err := r.p.Get(t.Context(), "orders", "o-1", es.Positions{at}); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took >= grace {
+			t.Errorf("an event took %v to be visible", took)
+		}
+		r.close()
+	})
+}
+
+// TestGathersNotForLong: what is applied is committed after a while, though the log has more and does not come.
+func TestGathersNotForLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 2)
+		r.log.add(0, change{Kind: "placed", Order: "o-1", Customer: "c-1", Amount: 1})
+		r.log.hide(1) // the log says that it is there
+		hidden := r.log.add(1, change{Kind: "placed", Order: "o-2", Customer: "c-1", Amount: 1})
+		r.start(r.views()[0])
+		began := time.Now()
+		if _, err := r.p.Get(t.Context(), "orders", "o-1", es.Positions{{TopicPartition: es.TopicPartition{Topic: "orders.events"}, Offset: 0}}); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took != holdTime {
+			t.Errorf("it took %v until it was visible, want %v", took, holdTime)
+		}
+		if r.p.CaughtUp() {
+			t.Errorf("it has caught up without %s", hidden)
+		}
+		r.close()
+	})
 }

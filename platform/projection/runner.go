@@ -57,9 +57,12 @@ type runner struct {
 	snap    *snapshot // what is committed up to batch `visible`
 	batch   uint64
 	flying  bool
-	events  int  // applied since the last handover
-	grown   size // by how much the last chunk made the batch grow
-	careful int  // how many events are still to be applied one by one
+	events  int              // applied since the last handover
+	grown   size             // by how much the last chunk made the batch grow
+	careful int              // how many events are still to be applied one by one
+	more    bool             // the log has more than was applied
+	waits   <-chan time.Time // until then what was applied may wait for it; nil = nothing does
+	late    bool             // it has waited
 }
 
 // A handover is a batch for the committer.
@@ -72,6 +75,10 @@ type handover struct {
 
 // carefulEvents is for how many events after one that could not be handled they are applied one by one: others like it may follow.
 const carefulEvents = 1 << 15
+
+// holdTime is for how long a build that has not caught up gathers what it applies before it commits it: a row that many events change is
+// written once.
+const holdTime = time.Second
 
 // errCareful ends a runner that came upon an event that it could not handle: what is not committed has to be read again.
 var errCareful = errors.New("projection: the events since the last commit have to be applied one by one")
@@ -160,11 +167,11 @@ func (r *runner) applyAndCommit(ctx context.Context) (err error) {
 }
 
 // applyAll applies chunks, and hands batches over: at once when the committer is idle and no chunk is ready, so that nothing waits for
-// company; else when the batch is full.
+// company; when the batch is full; and of a build that has not caught up, after a while.
 func (r *runner) applyAll(ctx context.Context) error {
 	for {
 		full := r.full()
-		if r.events > 0 && !r.flying && (full || len(r.in) == 0) {
+		if r.events > 0 && !r.flying && (full || len(r.in) == 0 && !r.gathers()) {
 			if err := r.handOver(); err != nil {
 				return err
 			}
@@ -189,6 +196,8 @@ func (r *runner) applyAll(ctx context.Context) error {
 			if r.flying = false; err != nil {
 				return err
 			}
+		case <-r.waits:
+			r.waits, r.late = nil, true
 		case call := <-r.calls:
 			if err := call(); err != nil {
 				return err
@@ -198,6 +207,9 @@ func (r *runner) applyAll(ctx context.Context) error {
 		}
 	}
 }
+
+// gathers reports whether what was applied is to wait for more. Nobody can wait for a build that has not caught up to have a moment's event.
+func (r *runner) gathers() bool { return r.more && !r.late && !r.g.reached.Load() }
 
 // finish commits the last batch of a generation that has reached its end.
 func (r *runner) finish() error {
@@ -254,6 +266,10 @@ func (r *runner) apply(c *chunk) error {
 	if !ok {
 		return errCareful
 	}
+	if r.events == 0 {
+		r.waits = time.After(holdTime)
+	}
+	r.more = c.more
 	after := g.fold.estimate()
 	r.grown = size{max(after.writes-before.writes, 0), max(after.bytes-before.bytes, 0)}
 	r.events += c.events
@@ -318,7 +334,7 @@ func (r *runner) handOver() error {
 	}
 	r.g.fold.seal(r.batch+1, r.batch-1)
 	r.batch++
-	r.events = 0
+	r.events, r.waits, r.late = 0, nil, false
 	r.flying = true
 	r.work <- &handover{batches: batches, changes: changes, watched: watched, shown: &shown{number: r.g.shown.Load().number + 1, slots: r.g.progress()}}
 	return nil
