@@ -47,6 +47,8 @@ var allowed = map[string]struct {
 	"platform/estest/check":       {[]string{"eventlog", "store"}, "checkers judge a platform whose code they must not share a mistake with: cursors and keys are all they may know"},
 	"platform/estest/rawlog":      {[]string{"estest/check"}, "what the platform's own readers say of the log is what is to be checked"},
 	"platform/estest/sim":         {[]string{"*"}, ""},
+	"platform/estest/folds":       {nil, "it holds projectors against the log: all that it has are tests"},
+	"platform/estest/mutant":      {nil, "it breaks any of the platform's code, and uses none of it"},
 	"platform/estest/openapi":     {nil, "it holds any service to its document, whatever the service is made of"},
 	"platform/cmd/millrace":       {[]string{"*"}, ""},
 }
