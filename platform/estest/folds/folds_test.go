@@ -12,9 +12,11 @@ import (
 )
 
 var (
-	kills    = flag.Int("folds.kills", 12, "how often TestKills kills")
+	kills    = flag.Int("folds.kills", 6, "how often TestKills kills")
 	every    = flag.Int("folds.every", 3, "after how many kills all that is stored is judged")
 	seedFlag = flag.Uint64("folds.seed", 0, "the seed of what is done and when; 0 = another one each time")
+	bits     = flag.Int("folds.bits", 3, "how many bits TestFlippedBits flips")
+	images   = flag.Int("folds.images", 2, "how many power cuts TestPowerCuts tries")
 	until    = flag.Bool("folds.until", false, "end the process with status 3 at the first violation")
 )
 

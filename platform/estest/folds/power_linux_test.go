@@ -1,0 +1,241 @@
+package folds
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/millrace/millrace/platform/es"
+	"github.com/millrace/millrace/platform/eventlog"
+)
+
+func (p *process) signal(s syscall.Signal) {
+	if err := p.cmd.Process.Signal(s); err != nil {
+		p.t.Errorf("signal %v: %v", s, err)
+	}
+}
+
+// freeze stops the process, and returns when none of its threads runs.
+func (p *process) freeze() {
+	p.t.Helper()
+	p.signal(syscall.SIGSTOP)
+	late := time.NewTimer(patience)
+	defer late.Stop()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !p.frozen() {
+		select {
+		case <-tick.C:
+		case <-late.C:
+			p.t.Fatal("a process does not stop")
+		}
+	}
+}
+
+func (p *process) frozen() bool {
+	stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.cmd.Process.Pid))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	for _, name := range stats {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			return false
+		}
+		if _, state, _ := bytes.Cut(text, []byte(") ")); len(state) == 0 || state[0] != 'T' {
+			return false
+		}
+	}
+	return len(stats) > 0
+}
+
+// imagesPerLog is how many power cuts there are before another log is begun.
+const imagesPerLog = 20
+
+// TestPowerCuts stops a projector process at random moments, copies its directory, and takes from the newest log of each store what a power
+// cut may take: pages that were not synced. Each build is then the fold up to its positions, which are not before those that were served;
+// and a projector goes on from there. At times the one that was stopped does, so that cuts follow cuts.
+//
+// G14: A row is the fold of exactly the events before the view's position, each once and in the order of its partition.
+func TestPowerCuts(t *testing.T) {
+	w := newWorld(t, seedOf(t))
+	defer w.print()
+	for n := 0; n < *images && !t.Failed(); {
+		if n%imagesPerLog == 0 {
+			w.round()
+		}
+		w.log.grow(500 + w.rnd.IntN(1500))
+		p := w.start(w.anySetup())
+		if !w.opens(p) {
+			return
+		}
+		if w.rnd.IntN(2) == 0 {
+			p.tell(w.verb(p))
+		}
+		for k := 0; k < 4 && n < *images && (k == 0 || n%imagesPerLog > 0); k++ {
+			w.pause(time.Millisecond, 150*time.Millisecond)
+			p.freeze()
+			p.mu.Lock()
+			for key, ps := range p.shown {
+				w.shown[key] = ps
+			}
+			p.mu.Unlock()
+			image := filepath.Join(w.tmp, fmt.Sprintf("image-%d", n))
+			if err := copyTree(w.dir, image); err != nil {
+				t.Fatal(err)
+			}
+			what, err := w.cutPower(image)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n++
+			w.counts["power cuts"]++
+			when := fmt.Sprintf("power cut %d, %s", n, what)
+			w.judgeStored(when, image)
+			goesOn := k == 3 && w.rnd.IntN(2) == 0
+			if goesOn {
+				p.kill()
+				if err := errors.Join(os.RemoveAll(w.dir), copyTree(image, w.dir)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w.trickle() // positions that are waited for must come
+			if became := w.examine(when, image); became != kept {
+				w.violation("%s: it is %s", when, became)
+			}
+			if err := os.RemoveAll(image); err != nil {
+				t.Fatal(err)
+			}
+			if goesOn {
+				break
+			}
+			p.signal(syscall.SIGCONT)
+		}
+		p.kill()
+		w.settle(p)
+		w.shown = map[string]es.Positions{} // of what was cut, less may be there
+	}
+}
+
+// cutPower takes from the copy of a directory what may not have been synced, and says what.
+func (w *world) cutPower(dir string) (what string, err error) {
+	stores, err := filepath.Glob(filepath.Join(dir, "*", "v*"))
+	if err != nil {
+		return "", err
+	}
+	for _, store := range stores {
+		logs, err := filepath.Glob(filepath.Join(store, "*.mem"))
+		if err != nil {
+			return "", err
+		}
+		if len(logs) == 0 {
+			continue
+		}
+		rel, err := filepath.Rel(dir, store)
+		if err != nil {
+			return "", err
+		}
+		newest := slices.Max(logs)
+		text, err := os.ReadFile(newest)
+		if err != nil {
+			return "", err
+		}
+		var served []es.Positions
+		for key, ps := range w.shown {
+			var view, id string
+			if _, err := fmt.Sscan(key, &view, &id); err == nil && view+"/"+id == filepath.ToSlash(rel) {
+				served = append(served, ps)
+			}
+		}
+		synced, end := syncedEnd(text, served), written(text)
+		if synced >= end {
+			continue
+		}
+		const page = 4096
+		switch w.rnd.IntN(3) {
+		case 0:
+			clear(text[synced:])
+			what += fmt.Sprintf("%s: all %d bytes lost ", rel, end-synced)
+		case 1:
+			at := synced + w.rnd.IntN(end-synced)
+			clear(text[at:])
+			what += fmt.Sprintf("%s: %d of %d bytes lost ", rel, end-at, end-synced)
+		case 2:
+			for at := synced / page * page; at < end; at += page {
+				if w.rnd.IntN(2) == 0 {
+					clear(text[max(at, synced):min(at+page, end)])
+				}
+			}
+			what += fmt.Sprintf("%s: some pages of %d bytes lost ", rel, end-synced)
+		}
+		w.counts["logs cut"]++
+		if err := os.WriteFile(newest, text, 0o600); err != nil {
+			return "", err
+		}
+	}
+	return what, nil
+}
+
+// syncedEnd returns where what is synced of a log of Badger's ends for sure: with the last transaction that anything follows, for the next
+// one is not begun before; or with the last one, if positions were served that it wrote.
+func syncedEnd(text []byte, served []es.Positions) int {
+	const header, lastOfTxn = 20, 1 << 7
+	at, synced := header, header
+	known := false
+	for {
+		meta, key, value, size := entry(text[min(at, len(text)):])
+		if size == 0 {
+			return min(synced, len(text))
+		}
+		if len(key) > 2 && key[0] == 1 && key[1] == 'c' && len(value) > 5 {
+			var c eventlog.Cursor
+			if c.UnmarshalBinary(value[5:]) == nil {
+				known = slices.ContainsFunc(served, func(ps es.Positions) bool {
+					last, ok := ps.Offset(c.TopicPartition)
+					return ok && last+1 >= c.Next
+				})
+			}
+		}
+		at += size
+		if meta&lastOfTxn == 0 {
+			continue
+		}
+		if known || len(bytes.TrimLeft(text[at:], "\x00")) > 0 {
+			synced = at
+		}
+		known = false
+	}
+}
+
+// entry returns what a log of Badger's has at the beginning of b; size 0 = nothing.
+func entry(b []byte) (meta byte, key, value []byte, size int) {
+	if len(b) < 2 {
+		return 0, nil, nil, 0
+	}
+	at := 2
+	var lengths [3]uint64
+	for i := range lengths {
+		n, k := binary.Uvarint(b[at:])
+		if k <= 0 {
+			return 0, nil, nil, 0
+		}
+		lengths[i], at = n, at+k
+	}
+	n := lengths[0] + lengths[1]
+	if lengths[0] == 0 || lengths[0] > 1<<16 || lengths[1] > 1<<30 || n+crc32.Size > uint64(len(b)-at) {
+		return 0, nil, nil, 0
+	}
+	end := at + int(n)
+	if crc32.Checksum(b[:end], crc32.MakeTable(crc32.Castagnoli)) != binary.BigEndian.Uint32(b[end:]) {
+		return 0, nil, nil, 0
+	}
+	return b[0], b[at : at+int(lengths[0])], b[at+int(lengths[0]) : end], end + crc32.Size
+}
