@@ -54,13 +54,14 @@ type command struct {
 }
 
 type said struct {
-	What  string       `json:"what"`
-	N     int          `json:"n,omitempty"`
-	Error string       `json:"error,omitempty"`
-	Code  string       `json:"code,omitempty"`
-	Text  string       `json:"text,omitempty"`
-	Views []viewSaid   `json:"views,omitempty"`
-	Dump  []dumpedView `json:"dump,omitempty"`
+	What    string       `json:"what"`
+	N       int          `json:"n,omitempty"`
+	Error   string       `json:"error,omitempty"`
+	Code    string       `json:"code,omitempty"`
+	Text    string       `json:"text,omitempty"`
+	Applied int          `json:"applied,omitempty"` // dead letters
+	Views   []viewSaid   `json:"views,omitempty"`
+	Dump    []dumpedView `json:"dump,omitempty"`
 }
 
 type viewSaid struct {
@@ -319,7 +320,8 @@ func (c *child) do(ctx context.Context, o command, s *said) (text string, err er
 		r, err := p.VerifyFresh(ctx, o.View, 0)
 		return differences(&r), err
 	case "retry":
-		_, err := p.Retry(ctx, o.View, "")
+		r, err := p.Retry(ctx, o.View, "")
+		s.Applied = r.Applied
 		return "", err
 	case "discard":
 		ls, err := p.Letters(o.View, "", false, nil, 200)

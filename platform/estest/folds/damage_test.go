@@ -45,7 +45,7 @@ func (w *world) examine(when, dir string) fate {
 		}
 		s := w.setup()
 		s.Dir, s.DumpFirst = dir, true
-		p = start(w.t, s)
+		p = w.spawn(s)
 		w.counts["starts"]++
 		served, ok := w.revive(when, p)
 		became = max(became, served)

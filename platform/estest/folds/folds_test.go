@@ -71,7 +71,7 @@ func (w *world) killOnce() {
 		w.log.grow(w.rnd.IntN(600)) // while it was down
 	}
 	s := w.anySetup()
-	moment := []string{"start", "start", "catching up", "catching up", "following", "verb", "verb", "verb", "verb", "snapshot", "restore"}[w.rnd.IntN(11)]
+	moment := []string{"start", "start", "catching up", "catching up", "following", "verb", "verb", "verb", "verb", "retry", "snapshot", "restore"}[w.rnd.IntN(12)]
 	if moment == "snapshot" || moment == "restore" {
 		if len(w.backups) == 0 {
 			moment = "verb"
@@ -84,8 +84,11 @@ func (w *world) killOnce() {
 			s.Restore = w.backups[w.rnd.IntN(len(w.backups))]
 		}
 	}
+	if moment == "retry" { // of letters that can be applied now
+		s.Mended = w.log.curse > 0
+	}
 	if moment == "restore" {
-		p := start(w.t, s)
+		p := w.spawn(s)
 		w.pause(w.opening/20, 2*w.opening)
 		w.killed(p, "restoring a backup")
 		return
@@ -126,6 +129,12 @@ func (w *world) killOnce() {
 		return
 	}
 	if !w.opens(p) || w.rnd.IntN(3) > 0 && !w.becomes(p) {
+		return
+	}
+	if moment == "retry" {
+		p.tell(command{Verb: "retry", View: "orders"})
+		w.pause(time.Millisecond, 500*time.Millisecond)
+		w.killed(p, "")
 		return
 	}
 	for range 1 + w.rnd.IntN(2) {
@@ -174,7 +183,13 @@ func (w *world) killed(p *process, doing string) {
 	default:
 	}
 	open := p.kill()
+	for _, s := range p.done {
+		if s.Applied > 0 {
+			w.counts["dead letters applied again"] += s.Applied
+		}
+	}
 	w.settle(p)
+	w.remembered(p)
 	switch {
 	case doing != "":
 		w.counts["kills, "+doing]++
@@ -185,6 +200,34 @@ func (w *world) killed(p *process, doing string) {
 		w.counts["kills, in the middle of "+c.Verb]++
 	}
 	w.counts["kills"]++
+}
+
+// remembered looks whether what a process that was killed said was done is so: which build answers queries, and whether a view is paused.
+func (w *world) remembered(p *process) {
+	for view, told := range p.told {
+		said, ok := p.done[told[0].N]
+		if len(told) > 1 || !ok || said.Error != "" {
+			continue // which of several was the last one is not known
+		}
+		c, err := readControl(filepath.Join(w.dir, view))
+		if err != nil {
+			w.violation("view %s: %v", view, err)
+			continue
+		}
+		switch verb := told[0].Verb; verb {
+		case "switch", "rollback", "reset":
+			if c.Live != said.Text {
+				w.violation("view %s: %s was answered with %s, and %s answers queries", view, verb, said.Text, c.Live)
+			}
+		case "pause", "resume":
+			if c.Paused != (verb == "pause") {
+				w.violation("view %s: %s was done, and paused is %v", view, verb, c.Paused)
+			}
+		default:
+			continue
+		}
+		w.counts["verbs that were done before a kill, and are still"]++
+	}
 }
 
 // verb draws something to do.

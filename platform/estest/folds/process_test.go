@@ -35,6 +35,8 @@ type process struct {
 	shown   map[string]es.Positions // by view, build and its time of birth: what was served
 	n       int
 	waiting map[int]command
+	told    map[string][]command // by view
+	done    map[int]said
 	answers map[int]chan said
 }
 
@@ -49,7 +51,7 @@ func start(t *testing.T, s setup) *process {
 		t.Fatal(err)
 	}
 	p := &process{t: t, cmd: exec.Command(self), opened: make(chan struct{}), ready: make(chan struct{}), exited: make(chan struct{}), begun: time.Now(),
-		views: map[string]viewSaid{}, shown: map[string]es.Positions{}, waiting: map[int]command{}, answers: map[int]chan said{}}
+		views: map[string]viewSaid{}, shown: map[string]es.Positions{}, waiting: map[int]command{}, told: map[string][]command{}, done: map[int]said{}, answers: map[int]chan said{}}
 	p.cmd.Env = append(os.Environ(), childEnv+"="+string(text))
 	p.cmd.Stderr = &p.errs
 	out, err := p.cmd.StdoutPipe()
@@ -101,6 +103,7 @@ func (p *process) hear(s *said) {
 		close(p.ready)
 	case "done":
 		delete(p.waiting, s.N)
+		p.done[s.N] = *s
 		p.answers[s.N] <- *s
 	case "ended":
 		p.ended = *s
@@ -145,6 +148,7 @@ func (p *process) tell(c command) <-chan said {
 	c.N = p.n
 	answer := make(chan said, 1)
 	p.answers[c.N], p.waiting[c.N] = answer, c
+	p.told[c.View] = append(p.told[c.View], c)
 	text, err := json.Marshal(c)
 	if err == nil {
 		_, _ = p.in.Write(append(text, '\n')) // it may have ended

@@ -38,6 +38,7 @@ type world struct {
 	counts  map[string]int
 	found   int
 	trickle func() // ends the growth beside a process
+	started []*process
 }
 
 // newWorld starts a broker; round makes the rest.
@@ -53,7 +54,9 @@ func newWorld(t *testing.T, seed uint64) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(client.Close)
-	return &world{t: t, rnd: rand.New(rand.NewPCG(seed, 7)), addr: b.Addr(), client: client, counts: map[string]int{}, opening: 200 * time.Millisecond, trickle: func() {}}
+	w := &world{t: t, rnd: rand.New(rand.NewPCG(seed, 7)), addr: b.Addr(), client: client, counts: map[string]int{}, opening: 200 * time.Millisecond, trickle: func() {}}
+	t.Cleanup(w.killAll)
+	return w
 }
 
 // round begins anew with another log: so it stays as short as a fold of it from its beginning can be had all the time.
@@ -68,7 +71,7 @@ func (w *world) round() {
 	if err := os.MkdirAll(w.tmp, 0o750); err != nil {
 		w.t.Fatal(err)
 	}
-	curse := []float64{0, 0.0005, 0.004}[w.rnd.IntN(3)]
+	curse := []float64{0, 0.002, 0.01}[w.rnd.IntN(3)]
 	w.log = newLog(w.t, w.client, w.addr, w.rnd.Uint64(), curse)
 	w.mended, w.backups, w.shown = false, nil, map[string]es.Positions{}
 	w.counts["logs"]++
@@ -82,6 +85,7 @@ func (w *world) violation(format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	if *until {
 		fmt.Printf("found: %s\n", text)
+		w.killAll()
 		os.Exit(foundCode)
 	}
 	kept := filepath.Join(os.TempDir(), fmt.Sprintf("millrace-folds-%d-%d", os.Getpid(), w.found))
@@ -109,10 +113,24 @@ func (w *world) anySetup() setup {
 	return s
 }
 
+// killAll kills what is left: a process that is stopped does not see that nobody is there any more.
+func (w *world) killAll() {
+	for _, p := range w.started {
+		_ = p.cmd.Process.Kill() // most have ended
+	}
+}
+
+// spawn starts a projector.
+func (w *world) spawn(s setup) *process {
+	p := start(w.t, s)
+	w.started = append(w.started, p)
+	return p
+}
+
 // start starts a projector, and has the log grow beside it.
 func (w *world) start(s setup) *process {
 	w.mended = w.mended || s.Mended
-	p := start(w.t, s)
+	p := w.spawn(s)
 	w.counts["starts"]++
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
@@ -160,6 +178,7 @@ func (w *world) pause(least, most time.Duration) {
 // A control is what is remembered of a view's builds.
 type control struct {
 	Live        string `json:"live"`
+	Paused      bool   `json:"paused"`
 	Generations []struct {
 		Version int    `json:"version"`
 		Build   int    `json:"build"`
