@@ -268,7 +268,7 @@ func (l *growing) seat(partition int32) (stream string, e event) {
 	case len(e.Seats) == 1 && e.Kind == "taken":
 		e.Email = fmt.Sprintf("seat-%s@x", e.Seats[0]) // nobody else's
 		if l.rnd.Float64() < 20*l.curse {
-			e.Email = fmt.Sprintf("e-%d-%d@x", partition, l.rnd.IntN(60)) // perhaps somebody else's
+			e.Email = fmt.Sprintf("e-%d-%d@x", partition, l.rnd.IntN(6)) // perhaps somebody else's
 		}
 	case l.rnd.Float64() < l.curse/2:
 		e.Kind = "poison"
