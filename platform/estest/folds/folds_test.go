@@ -41,6 +41,7 @@ const killsPerLog = 36
 //
 // G14: A row is the fold of exactly the events before the view's position, each once and in the order of its partition.
 // G38: A view that parks keeps an event that it cannot handle, and the later ones of its stream, as dead letters, in order and over kills; all other events are applied.
+// G40: A backup of a view is its rows at exactly the positions that it names, and what is restored from it goes on from there, or is refused, and is never half there.
 func TestKills(t *testing.T) {
 	w := newWorld(t, seedOf(t))
 	defer w.print()
