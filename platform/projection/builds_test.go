@@ -298,6 +298,43 @@ func TestVerifyInTheWay(t *testing.T) {
 	}
 }
 
+// TestStatusBesideVerbs: whoever looks at the builds while something is done with them sees one state or the other. The race detector says more.
+func TestStatusBesideVerbs(t *testing.T) {
+	r := newRig(t, 2)
+	history(seed(t), r.log, 2000, 100)
+	r.start(r.views()[0])
+	r.wait("orders")
+	ctx, stop := context.WithCancel(t.Context())
+	looked := make(chan struct{})
+	go func() {
+		defer close(looked)
+		for ctx.Err() == nil {
+			r.p.Status()
+			r.p.CaughtUp()
+		}
+	}()
+	for range 5 {
+		if rep, err := r.p.VerifyFresh(t.Context(), "orders", 0); err != nil || !rep.Equal() {
+			t.Errorf("%+v, %v", rep, err)
+		}
+		id, err := r.p.Rebuild(t.Context(), "orders", Rebuild{Force: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.build("orders", id)
+		if rep, err := r.p.Verify(t.Context(), "orders", id); err != nil || !rep.Equal() {
+			t.Errorf("%+v, %v", rep, err)
+		}
+		_, err1 := r.p.Switch("orders", id, false)
+		_, err2 := r.p.Rollback("orders")
+		if err := errors.Join(err1, err2, r.p.Drop("orders", id)); err != nil {
+			t.Error(err)
+		}
+	}
+	stop()
+	<-looked
+}
+
 // TestVerifySample folds some of the rows anew while events come in, and finds one that is wrong.
 func TestVerifySample(t *testing.T) {
 	r := newRig(t, 3)

@@ -28,9 +28,9 @@ type generation struct {
 	dir   string
 	db    *store.DB
 	shape shape
-	slots []es.TopicPartition // what it reads: by topic as in shape, then by partition
-	first []int               // of each topic's slots
-	until []int64             // by slot: the first offset that is not applied; nil = there is no end
+	slots []es.TopicPartition     // what it reads: by topic as in shape, then by partition
+	first []int                   // of each topic's slots
+	until atomic.Pointer[[]int64] // by slot: the first offset that is not applied; nil = there is no end
 
 	// Of the runner while one runs, else of whoever has stopped it. By slot: how far the generation is, and the append times of the last
 	// records.
@@ -264,15 +264,16 @@ func (g *generation) readCursors() error {
 
 // bound sets until as the birth says.
 func (g *generation) bound() {
-	if !g.born.Bounded || g.until != nil {
+	if !g.born.Bounded || g.until.Load() != nil {
 		return
 	}
-	g.until = make([]int64, len(g.slots))
+	until := make([]int64, len(g.slots))
 	for n, tp := range g.slots {
 		if last, ok := g.born.Until.Offset(tp); ok {
-			g.until[n] = last + 1
+			until[n] = last + 1
 		}
 	}
+	g.until.Store(&until)
 }
 
 // slot returns the number of a partition among those that the generation reads, or -1.
@@ -302,19 +303,21 @@ func (g *generation) topicOf(slot int) int {
 
 // limit returns the first offset of a slot that is not to be applied.
 func (g *generation) limit(slot int) int64 {
-	if g.until == nil {
+	until := g.until.Load()
+	if until == nil {
 		return 1<<63 - 1
 	}
-	return g.until[slot]
+	return (*until)[slot]
 }
 
 // complete reports whether all that is to be applied is.
 func (g *generation) complete() bool {
-	if g.until == nil {
+	until := g.until.Load()
+	if until == nil {
 		return false
 	}
 	for i, c := range g.cursors {
-		if c.Next < g.until[i] {
+		if c.Next < (*until)[i] {
 			return false
 		}
 	}

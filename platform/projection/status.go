@@ -139,7 +139,7 @@ func (g *generation) status(now time.Time, paused bool) BuildStatus {
 	switch {
 	case g.code == nil:
 		st.State, st.Why = Frozen, "the program does not have this version any more"
-	case g.until != nil && next == end && st.CaughtUp:
+	case g.until.Load() != nil && next == end && st.CaughtUp:
 		st.State = Complete
 	case paused:
 		st.State = Paused

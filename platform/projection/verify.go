@@ -113,10 +113,10 @@ func (v *view) compare(ctx context.Context, a, b *generation) (Report, error) {
 				end[n] = s.slots[i].next
 			}
 		}
-		b.until = end
+		b.until.Store(&end)
 		defer func() {
 			b.halted()
-			b.until = nil
+			b.until.Store(nil)
 			b.bound()
 			v.resume(b)
 		}()

@@ -157,6 +157,9 @@ func (w *world) start(s setup) *process {
 // settle takes in what a process that has ended had served.
 func (w *world) settle(p *process) {
 	w.trickle()
+	if strings.Contains(p.errs.String(), "WARNING: DATA RACE") { // of a build that looks for them
+		w.violation("a projector races: %s", p.errs.String())
+	}
 	for key, ps := range p.shown {
 		old := w.shown[key]
 		for _, at := range ps {
