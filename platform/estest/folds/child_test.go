@@ -379,7 +379,7 @@ func (c *child) dump(ctx context.Context) (all []dumpedView) {
 			if now, e := c.p.StatusOf(st.Name); e != nil || now.Live != st.Live {
 				return c.dump(ctx) // another build answers now
 			}
-			if err == nil && index == "" {
+			if err == nil { // those that are needed are there: none goes while nobody retries them
 				d.Letters, err = c.letters(st.Name, false)
 				if err == nil {
 					d.Given, err = c.letters(st.Name, true)

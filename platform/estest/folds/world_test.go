@@ -289,7 +289,7 @@ func (w *world) judgeServed(when string, dump []dumpedView) (refused bool) {
 		if d.Index != "" {
 			continue
 		}
-		b, err := w.served(d, dump)
+		b, err := w.served(d)
 		if err == nil {
 			err = w.log.judge(b, w.mended)
 		}
@@ -303,7 +303,7 @@ func (w *world) judgeServed(when string, dump []dumpedView) (refused bool) {
 		if d.Index == "" || d.Error != "" {
 			continue
 		}
-		if err := w.log.judgeIndex(d, dump); err != nil {
+		if err := w.log.judgeIndex(d); err != nil {
 			w.violation("%s: view %s, build %s serves at %s: %v", when, d.View, d.Build, d.Applied, err)
 		}
 	}
@@ -323,7 +323,7 @@ func nextOf(applied string) (map[es.TopicPartition]int64, error) {
 }
 
 // served makes a build of what was dumped. Its letters were read a little later than its rows: those behind its positions came since.
-func (w *world) served(d dumpedView, _ []dumpedView) (b *build, err error) {
+func (w *world) served(d dumpedView) (b *build, err error) {
 	b = &build{view: d.View, version: d.Version, rows: map[string]row{}, letters: map[es.Position]letter{}, given: map[es.Position]letter{}}
 	if b.next, err = nextOf(d.Applied); err != nil {
 		return nil, err
@@ -350,21 +350,14 @@ func (w *world) served(d dumpedView, _ []dumpedView) (b *build, err error) {
 }
 
 // judgeIndex compares the order of the rows in an index with that of the fold at the positions of the answer.
-func (l *growing) judgeIndex(d dumpedView, dump []dumpedView) error {
+func (l *growing) judgeIndex(d dumpedView) error {
 	next, err := nextOf(d.Applied)
 	if err != nil {
 		return err
 	}
 	skipped := map[es.Position]bool{}
-	for _, o := range dump {
-		if o.View == d.View && o.Index == "" {
-			if o.Error != "" {
-				return nil // its letters are not known
-			}
-			for _, x := range append(slices.Clone(o.Letters), o.Given...) {
-				skipped[x.Position] = true
-			}
-		}
+	for _, x := range append(slices.Clone(d.Letters), d.Given...) {
+		skipped[x.Position] = true
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
