@@ -235,7 +235,7 @@ func (c *child) views() (all []viewSaid) {
 	for _, st := range c.p.Status() {
 		v := viewSaid{Name: st.Name, Live: st.Live, Paused: st.Paused}
 		for _, b := range st.Builds {
-			v.Builds = append(v.Builds, buildSaid{ID: b.ID, Version: b.Version, State: b.State, CaughtUp: b.CaughtUp, Created: b.Created.Format(time.RFC3339Nano), Bounded: b.Until != nil, Applied: b.Applied.String(), Letters: b.Letters})
+			v.Builds = append(v.Builds, buildSaid{ID: b.ID, Version: b.Version, State: b.State, CaughtUp: b.CaughtUp, Created: b.Created.Format(time.RFC3339Nano), Bounded: b.Until != nil || b.State == projection.Complete, Applied: b.Applied.String(), Letters: b.Letters})
 		}
 		all = append(all, v)
 	}
@@ -256,7 +256,7 @@ func (c *child) watch(ctx context.Context) {
 		}
 		if !ready && c.p.CaughtUp() {
 			ready = true
-			c.say(said{What: "ready"})
+			c.say(said{What: "ready", Views: c.views()})
 		}
 	}
 }

@@ -12,11 +12,11 @@ import (
 )
 
 var (
-	kills    = flag.Int("folds.kills", 6, "how often TestKills kills")
+	kills    = flag.Int("folds.kills", 4, "how often TestKills kills")
 	every    = flag.Int("folds.every", 3, "after how many kills all that is stored is judged")
 	seedFlag = flag.Uint64("folds.seed", 0, "the seed of what is done and when; 0 = another one each time")
-	bits     = flag.Int("folds.bits", 3, "how many bits TestFlippedBits flips")
-	images   = flag.Int("folds.images", 2, "how many power cuts TestPowerCuts tries")
+	bits     = flag.Int("folds.bits", 2, "how many bits TestFlippedBits flips")
+	images   = flag.Int("folds.images", 1, "how many power cuts TestPowerCuts tries")
 	until    = flag.Bool("folds.until", false, "end the process with status 3 at the first violation")
 )
 
@@ -313,19 +313,21 @@ func (w *world) catchUp(p *process) bool {
 		if _, ok := p.ask(command{Verb: "resume", View: view}); !ok {
 			return false
 		}
+	}
+	if !p.await(p.ready) {
+		return false
+	}
+	for _, view := range viewNames {
 		p.mu.Lock()
 		v := p.views[view]
 		p.mu.Unlock()
 		for _, b := range v.Builds {
-			if b.ID == v.Live && b.Bounded {
+			if b.ID == v.Live && b.Bounded { // it does not go on
 				if _, ok := p.ask(command{Verb: "reset", View: view}); !ok {
 					return false
 				}
 			}
 		}
-	}
-	if !p.await(p.ready) {
-		return false
 	}
 	end := w.log.end()
 	for _, view := range viewNames {

@@ -23,10 +23,12 @@ func (p *process) signal(s syscall.Signal) {
 	}
 }
 
-// freeze stops the process, and returns when none of its threads runs.
-func (p *process) freeze() {
+// freeze stops the process, and returns when none of its threads runs; false if it has ended by itself.
+func (p *process) freeze() bool {
 	p.t.Helper()
-	p.signal(syscall.SIGSTOP)
+	if p.cmd.Process.Signal(syscall.SIGSTOP) != nil {
+		return false
+	}
 	late := time.NewTimer(patience)
 	defer late.Stop()
 	tick := time.NewTicker(time.Millisecond)
@@ -34,10 +36,13 @@ func (p *process) freeze() {
 	for !p.frozen() {
 		select {
 		case <-tick.C:
+		case <-p.exited:
+			return false
 		case <-late.C:
 			p.t.Fatal("a process does not stop")
 		}
 	}
+	return true
 }
 
 func (p *process) frozen() bool {
@@ -82,7 +87,10 @@ func TestPowerCuts(t *testing.T) {
 		}
 		for k := 0; k < 4 && n < *images && (k == 0 || n%imagesPerLog > 0); k++ {
 			w.pause(time.Millisecond, 150*time.Millisecond)
-			p.freeze()
+			if !p.freeze() {
+				w.ended(p)
+				return
+			}
 			p.mu.Lock()
 			for key, ps := range p.shown {
 				w.shown[key] = ps
