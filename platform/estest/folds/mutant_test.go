@@ -40,7 +40,7 @@ const (
 // positionsFirst commits how far a build is before what is there.
 var positionsFirst = []mutant.Edit{
 	{foldGo, "\tif slices.Contains(oks, false) || !f.collectPlace(batches[0]) {\n", "\tbatches = slices.Insert(batches, 0, f.g.db.NewBatch())\n\tif slices.Contains(oks, false) || !f.collectPlace(batches[0]) {\n"},
-	{runnerGo, "\t\terr := g.db.CommitTogether(h.batches...)\n", "\t\terr := g.db.CommitTogether(h.batches[0])\n\t\tif err == nil {\n\t\t\terr = g.db.CommitTogether(h.batches[1:]...)\n\t\t}\n"},
+	{runnerGo, "\t\terr := write(h.batches...)\n", "\t\terr := write(h.batches[0])\n\t\tif err == nil {\n\t\t\terr = write(h.batches[1:]...)\n\t\t}\n"},
 }
 
 var allMutants = []broken{
@@ -48,8 +48,8 @@ var allMutants = []broken{
 	{"positions are committed before the rows, and the power is cut", "TestPowerCuts", false, positionsFirst},
 	{"what is served is committed with the next batch", "TestKills", false, []mutant.Edit{
 		{generationGo, "\tempty   bool // the store has no rows\n", "\tempty   bool // the store has no rows\n\tlate    []*store.Batch\n"},
-		{runnerGo, "\t\terr := g.db.CommitTogether(h.batches...)\n",
-			"\t\tvar err error\n\t\tif g.late, h.batches = h.batches, g.late; h.batches != nil {\n\t\t\terr = g.db.CommitTogether(h.batches...)\n\t\t}\n"}}},
+		{runnerGo, "\t\terr := write(h.batches...)\n",
+			"\t\tvar err error\n\t\tif g.late, h.batches = h.batches, g.late; h.batches != nil {\n\t\t\terr = write(h.batches...)\n\t\t}\n"}}},
 	{"the last event is applied again after a restart", "TestKills", false, []mutant.Edit{{generationGo,
 		"\t\t\t\terr = cursors[n].UnmarshalBinary(form)\n", "\t\t\t\terr = cursors[n].UnmarshalBinary(form)\n\t\t\t\tcursors[n].Next = max(cursors[n].Next-1, 0)\n"}}},
 	{"index entries of deleted rows stay", "TestKills", false, []mutant.Edit{{foldGo, "\t\tif old != \"\" {\n", "\t\tif old != \"\" && !e.gone {\n"}}},
