@@ -382,7 +382,7 @@ func sameIndexes(b *build, f fold) error {
 
 // readStored reads all of a build's store, with a reader of its own.
 func readStored(dir, view string, version int) (b *build, err error) {
-	db, err := store.Open(dir, store.Options{MinFree: -1, MemTable: memTable})
+	db, err := store.Open(dir, store.Options{MinFree: -1, MemTable: memTable, Behind: true})
 	if err != nil {
 		return nil, err
 	}
