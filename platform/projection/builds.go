@@ -132,7 +132,7 @@ func (v *view) open() (err error) {
 		if _, err := v.create(birth{Version: newest, Auto: !v.p.cfg.Manual}); err != nil {
 			return err
 		}
-	case live.code == nil:
+	case live.code == nil && !v.p.cfg.Manual:
 		v.auto(v.best(newest))
 	}
 	v.serve(live)

@@ -559,3 +559,29 @@ func TestVerbsWhileWriting(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestManualWithoutOldCode: where somebody has to switch, a process that does not have the code any more of what answers is ready when there is
+// something to switch to, and does not switch by itself, after a restart neither.
+func TestManualWithoutOldCode(t *testing.T) {
+	r := newRig(t, 2)
+	history(rand.New(rand.NewPCG(3, 3)), r.log, 500, 100)
+	r.start(r.views()[0])
+	r.wait("orders")
+	r.close()
+	r.cfg.Manual = true
+	second := func(p *Projector) error { return Add(p, version(2), Input[change]{r.log.topic, r.dec}) }
+	for range 2 {
+		r.start(second)
+		r.ready()
+		if got := r.live("orders"); got != "v1-1" {
+			t.Fatalf("%s answers, and nobody has switched", got)
+		}
+		r.close()
+	}
+	r.start(second)
+	if now, err := r.p.Switch("orders", "", true); err != nil || now != "v2-1" {
+		t.Fatalf("%s, %v", now, err)
+	}
+	r.wait("orders")
+	r.ready()
+}

@@ -61,6 +61,15 @@ type shown struct {
 	number uint64 // of the batch with which it was reached, 1, 2, 3 … since the start
 	slots  []slotShown
 	snap   *snapshot // nil = read whatever is committed
+
+	once    sync.Once
+	written string // what text returns
+}
+
+// text returns the positions of s as they are written: many are told of one state.
+func (s *shown) text(g *generation) string {
+	s.once.Do(func() { s.written = g.positions(s).String() })
+	return s.written
 }
 
 type slotShown struct {

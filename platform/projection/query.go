@@ -45,6 +45,7 @@ type Row struct {
 type Answer struct {
 	Row     Row
 	Applied es.Positions  // the last offset applied, for each partition of which anything was
+	Text    string        // Applied as it is written
 	Lag     time.Duration // the age of the oldest event that is not applied; 0 = caught up
 	Build   string        // the build of the view that answers
 }
@@ -135,7 +136,7 @@ func (p *Projector) Get(ctx context.Context, view, key string, atLeast es.Positi
 	}
 	var a Answer
 	err = g.read(func(r *store.Reader, s *shown) error {
-		a = Answer{Applied: g.positions(s), Lag: g.lag(s, time.Now()), Build: g.born.id()}
+		a = Answer{Applied: g.positions(s), Text: s.text(g), Lag: g.lag(s, time.Now()), Build: g.born.id()}
 		var err error
 		a.Row, err = g.readRow(r, key)
 		return err
@@ -541,7 +542,7 @@ func (p *Projector) Applied(ctx context.Context, view string, atLeast es.Positio
 		return Answer{}, err
 	}
 	s := g.shown.Load()
-	return Answer{Applied: g.positions(s), Lag: g.lag(s, time.Now()), Build: g.born.id()}, nil
+	return Answer{Applied: g.positions(s), Text: s.text(g), Lag: g.lag(s, time.Now()), Build: g.born.id()}, nil
 }
 
 // HeadersAt returns the header fields of the event at a position, which a row of the view names. Errors: ErrViewNotFound,

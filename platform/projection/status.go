@@ -187,5 +187,8 @@ func (v *view) caughtUp() bool {
 			return false
 		}
 	}
-	return live.code != nil
+	// What answers from a version that is gone goes on doing so until somebody switches: to what has to be there then.
+	return live.code != nil || v.p.cfg.Manual && slices.ContainsFunc(there.builds, func(g *generation) bool {
+		return g.born.Version == v.newest() && g.reached.Load()
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 )
@@ -39,3 +40,30 @@ func BenchmarkBatch(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkQuery answers one row by key, without a network.
+func BenchmarkQuery(b *testing.B) {
+	r := launch(b, App{Roles: []Role{accounts("accounts"), balances("accounts")}})
+	for i := range 200 {
+		r.send("POST", fmt.Sprintf("/v1/accounts/a-%d/pay-in", i), `{"amount":1}`).want(b, 200, nil)
+	}
+	req := httptest.NewRequest(http.MethodGet, "/v1/views/accounts/a-7", nil)
+	b.ReportAllocs()
+	for b.Loop() {
+		w := &nobody{header: http.Header{}}
+		r.host.http.ServeHTTP(w, req)
+		if w.status != http.StatusOK {
+			b.Fatal(w.status)
+		}
+	}
+}
+
+// nobody takes an answer and does nothing with it.
+type nobody struct {
+	header http.Header
+	status int
+}
+
+func (n *nobody) Header() http.Header         { return n.header }
+func (n *nobody) WriteHeader(status int)      { n.status = status }
+func (n *nobody) Write(p []byte) (int, error) { return len(p), nil }

@@ -276,7 +276,7 @@ func (d *dividedAPI) list(ctx context.Context, r *rest.Request) (*rest.Response,
 		return nil, err
 	}
 	if etag := tagOf(state); r.NoneMatch(etag) {
-		header := freshness(page.Applied, page.Lag)
+		header := freshness(page.Applied.String(), page.Lag)
 		header["Etag"] = []string{etag}
 		return &rest.Response{Status: http.StatusNotModified, Header: header}, nil
 	}
@@ -478,7 +478,7 @@ func counted(pages []rangePage) (*rest.Response, error) {
 		sum.Count, sum.More, lag = sum.Count+p.Count, sum.More || p.More, max(lag, p.Lag)
 	}
 	resp := rest.JSON(http.StatusOK, sum)
-	resp.Header = freshness(applied, time.Duration(lag*float64(time.Second)))
+	resp.Header = freshness(applied.String(), time.Duration(lag*float64(time.Second)))
 	return resp, nil
 }
 

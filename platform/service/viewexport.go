@@ -80,7 +80,7 @@ func sheetOf(x *extract, form form, as format) (_ *rest.Response, err error) {
 			return nil, err
 		}
 	}
-	header := freshness(x.applied, x.lag)
+	header := freshness(x.applied.String(), x.lag)
 	header["Trailer"] = []string{rowsTrailer}
 	return &rest.Response{Header: header, ContentType: media, Stream: func(ctx context.Context, w *rest.Stream) error {
 		defer x.close()

@@ -137,7 +137,7 @@ func (a *viewAPI) row(ctx context.Context, r *rest.Request) (*rest.Response, err
 	if err != nil {
 		return nil, err
 	}
-	header := freshness(got.Applied, got.Lag)
+	header := freshness(got.Text, got.Lag)
 	// Of another build the row may be another one, though the same event changed it last.
 	etag := `"` + got.Row.Position.String() + ";" + got.Build + form.tag() + `"`
 	header["Etag"] = []string{etag}
@@ -173,12 +173,13 @@ func (a *viewAPI) explained(ctx context.Context, name string, body []byte, got *
 }
 
 // freshness says on which positions an answer is based and how old that is.
-func freshness(applied es.Positions, lag time.Duration) http.Header {
-	return http.Header{
-		"Millrace-Position":    {applied.String()},
-		"Millrace-Lag-Seconds": {strconv.FormatFloat(lag.Seconds(), 'f', 3, 64)},
-		"Cache-Control":        {"no-store"},
+func freshness(applied string, lag time.Duration) http.Header {
+	age := "0.000"
+	if lag > 0 {
+		age = strconv.FormatFloat(lag.Seconds(), 'f', 3, 64)
 	}
+	values := []string{applied, age, "no-store"}
+	return http.Header{"Millrace-Position": values[0:1:1], "Millrace-Lag-Seconds": values[1:2:2], "Cache-Control": values[2:3:3]}
 }
 
 func (a *viewAPI) list(ctx context.Context, r *rest.Request) (*rest.Response, error) {
@@ -223,7 +224,7 @@ func (a *viewAPI) list(ctx context.Context, r *rest.Request) (*rest.Response, er
 		return nil, err
 	}
 	if etag := tagOf(state); r.NoneMatch(etag) {
-		header := freshness(state.Applied, state.Lag)
+		header := freshness(state.Text, state.Lag)
 		header["Etag"] = []string{etag}
 		return &rest.Response{Status: http.StatusNotModified, Header: header}, nil
 	}
@@ -253,7 +254,7 @@ func pageResponse(page *projection.Page, form form, state projection.Answer) (_ 
 		}
 		body = append(append(body, `,"next":`...), next...)
 	}
-	header := freshness(page.Applied, page.Lag)
+	header := freshness(page.Applied.String(), page.Lag)
 	header["Etag"] = []string{tagOf(state)}
 	return &rest.Response{Status: http.StatusOK, Header: header, Body: append(body, "}\n"...), ContentType: "application/json"}, nil
 }
@@ -271,7 +272,7 @@ func (a *viewAPI) count(ctx context.Context, name string, q projection.Query, at
 		return nil, err
 	}
 	resp := rest.JSON(http.StatusOK, countJSON{Count: got.Rows, More: got.More})
-	resp.Header = freshness(got.Applied, got.Lag)
+	resp.Header = freshness(got.Applied.String(), got.Lag)
 	return resp, nil
 }
 
