@@ -151,7 +151,7 @@ func (w *world) cutPower(dir string) (what string, err error) {
 		if err != nil {
 			return "", err
 		}
-		synced, end := syncedEnd(text), written(text)
+		synced, end := syncedEnd(text, filepath.Base(newest) == "00001.mem"), written(text)
 		if synced >= end {
 			continue
 		}
@@ -180,8 +180,9 @@ func (w *world) cutPower(dir string) (what string, err error) {
 	return what, nil
 }
 
-// syncedEnd returns where what is synced of a log of Badger's ends for sure: with the last transaction of which a later one says so.
-func syncedEnd(text []byte) int {
+// syncedEnd returns where what is synced of a log of Badger's ends for sure: with the last transaction of which a later one says so. The first one
+// of a store is, for a build is not begun before that.
+func syncedEnd(text []byte, first bool) int {
 	const (
 		header    = 20
 		lastOfTxn = 1 << 7
@@ -203,6 +204,9 @@ func syncedEnd(text []byte) int {
 			}
 		}
 		if meta&lastOfTxn != 0 {
+			if first && last == header {
+				synced = at
+			}
 			last = at
 			ends[math.MaxUint64-binary.BigEndian.Uint64(key[len(key)-8:])] = at
 		}
