@@ -87,7 +87,9 @@ func TestRangesKafka(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				var got struct{ Ranges []struct{ Ready, Wanted []string } }
+				var got struct {
+					Ranges []struct{ Ready, Wanted []string }
+				}
 				err = errors.Join(json.NewDecoder(resp.Body).Decode(&got), resp.Body.Close())
 				if err != nil {
 					t.Fatal(err)
