@@ -232,10 +232,11 @@ func (d *dividedAPI) list(ctx context.Context, r *rest.Request) (*rest.Response,
 		return nil, err
 	}
 	v := d.code(route.version)
-	given, err := r.Only(v.parameters()...)
+	l, err := d.listing(r, v)
 	if err != nil {
 		return nil, err
 	}
+	given, query, atLeast, form := l.given, l.query, l.atLeast, l.form
 	if given.Has("changed_by") {
 		at, err := es.ParsePosition(given.Get("changed_by"))
 		if err != nil {
@@ -245,18 +246,6 @@ func (d *dividedAPI) list(ctx context.Context, r *rest.Request) (*rest.Response,
 			return nil, projection.ErrForeignTopic.Because("%s", at)
 		}
 		return d.one(ctx, r, d.spread.rangeOf(at.Partition), (*viewAPI).list)
-	}
-	atLeast, err := r.AtLeast()
-	if err != nil {
-		return nil, err
-	}
-	form, err := v.written(given)
-	if err != nil {
-		return nil, err
-	}
-	query, err := v.query(given, d.languages[v.version])
-	if err != nil {
-		return nil, err
 	}
 	switch {
 	case accepts(r, typeEvents):
@@ -292,18 +281,11 @@ func (a *viewAPI) rangeList(ctx context.Context, r *rest.Request) (*rest.Respons
 	if err != nil {
 		return nil, err
 	}
-	given, err := r.Only(v.parameters()...)
+	l, err := a.listing(r, v)
 	if err != nil {
 		return nil, err
 	}
-	atLeast, err := r.AtLeast()
-	if err != nil {
-		return nil, err
-	}
-	query, err := v.query(given, a.languages[v.version])
-	if err != nil {
-		return nil, err
-	}
+	given, query, atLeast := l.given, l.query, l.atLeast
 	if query.Cursor, query.After = "", nil; r.Header(headerAfter) != "" {
 		if query.After, err = hex.DecodeString(r.Header(headerAfter)); err != nil {
 			return nil, projection.ErrCursor.Wrap(err)

@@ -182,31 +182,42 @@ func freshness(applied string, lag time.Duration) http.Header {
 	return http.Header{"Millrace-Position": values[0:1:1], "Millrace-Lag-Seconds": values[1:2:2], "Cache-Control": values[2:3:3]}
 }
 
+// A listing is what a request for rows asks.
+type listing struct {
+	given   url.Values
+	query   projection.Query // of rows by what is in them, not of those that an event changed
+	atLeast es.Positions
+	form    form
+}
+
+// listing reads a request for rows as a version of the view understands it.
+func (a *viewAPI) listing(r *rest.Request, v View) (l listing, err error) {
+	if l.given, err = r.Only(v.parameters()...); err != nil {
+		return l, err
+	}
+	if l.atLeast, err = r.AtLeast(); err != nil {
+		return l, err
+	}
+	if l.form, err = v.written(l.given); err != nil || l.given.Has("changed_by") {
+		return l, err
+	}
+	l.query, err = v.query(l.given, a.languages[v.version])
+	return l, err
+}
+
 func (a *viewAPI) list(ctx context.Context, r *rest.Request) (*rest.Response, error) {
 	name, v, err := a.of(r)
 	if err != nil {
 		return nil, err
 	}
-	given, err := r.Only(v.parameters()...)
+	l, err := a.listing(r, v)
 	if err != nil {
 		return nil, err
 	}
-	atLeast, err := r.AtLeast()
-	if err != nil {
-		return nil, err
-	}
-	form, err := v.written(given)
-	if err != nil {
-		return nil, err
-	}
-	if given.Has("changed_by") {
-		return a.changed(ctx, name, given, form)
-	}
-	query, err := v.query(given, a.languages[v.version])
-	if err != nil {
-		return nil, err
-	}
+	given, query, atLeast, form := l.given, l.query, l.atLeast, l.form
 	switch {
+	case given.Has("changed_by"):
+		return a.changed(ctx, name, given, form)
 	case accepts(r, typeEvents):
 		w, err := a.engine.WatchList(name, query, atLeast, r.Header("Last-Event-Id"))
 		if err != nil {
