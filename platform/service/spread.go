@@ -51,6 +51,7 @@ type spreader struct {
 	gone    map[string]time.Time    // since when members are not there any more
 
 	routes atomic.Pointer[map[string]*viewRoute]
+	was    atomic.Bool // ready
 }
 
 // A heldRange is a range that is here.
@@ -127,16 +128,24 @@ func (s *spreader) begin() {
 	h.http.Handle(http.MethodGet, path+"/:range/:view/backup", s.backup)
 	h.run(s.role.Name+" ranges", s.run)
 	h.handOver(s.handOver)
-	h.check(s.role.Name+" ranges", func(context.Context) error {
-		missing, known := s.behind()
-		switch {
-		case !known:
-			return projection.ErrNotCaughtUp.Because("which ranges of the views of %s should be here is not known yet", s.role.Name)
-		case len(missing) > 0:
-			return projection.ErrNotCaughtUp.Because("ranges %v of the views of %s are being brought up to date", missing, s.role.Name)
-		}
+	h.check(s.role.Name+" ranges", func(context.Context) error { return s.ready() })
+}
+
+// ready returns nil once the ranges that should be here have caught up. A range that comes later, as when another instance has died, is none of
+// a client's business: whoever has the others goes on answering, and all instances are given ranges at the same time then.
+func (s *spreader) ready() error {
+	if s.was.Load() {
 		return nil
-	})
+	}
+	missing, known := s.behind()
+	switch {
+	case !known:
+		return projection.ErrNotCaughtUp.Because("which ranges of the views of %s should be here is not known yet", s.role.Name)
+	case len(missing) > 0:
+		return projection.ErrNotCaughtUp.Because("ranges %v of the views of %s are being brought up to date", missing, s.role.Name)
+	}
+	s.was.Store(true)
+	return nil
 }
 
 // spreadPath is where instances ask each other for what they have.

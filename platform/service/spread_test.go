@@ -87,3 +87,23 @@ func TestSee(t *testing.T) {
 		}
 	}
 }
+
+// TestSpreadReady: an instance is ready once it has what it should have, and stays so when it is given more because another one has died.
+func TestSpreadReady(t *testing.T) {
+	s := &spreader{h: &host{advertise: "a"}, ranges: 2, copies: 1, gone: map[string]time.Time{}, left: make(chan struct{}), held: map[int]*heldRange{}}
+	if s.ready() == nil {
+		t.Error("it does not know who is there, and is ready")
+	}
+	s.see([]string{"a"}, time.Now())
+	if s.ready() == nil {
+		t.Error("it has nothing of what it should have, and is ready")
+	}
+	s.copies = 0 // it has all that it should have
+	if err := s.ready(); err != nil {
+		t.Error(err)
+	}
+	s.copies = 1
+	if err := s.ready(); err != nil {
+		t.Errorf("it is given another range: %v", err)
+	}
+}
