@@ -71,11 +71,13 @@ type heldAnswer struct {
 	Views map[string][]heldBuild `json:"views"`
 }
 
-// A heldBuild is a build of a view that can be read.
+// A heldBuild is a build of a view that can be read. Those of a view come in the order in which they are to be read: first the one that answers
+// queries, then the one that did before.
 type heldBuild struct {
 	Version int    `json:"version"`
 	Build   string `json:"build"`
-	Live    bool   `json:"live,omitempty"` // it answers queries
+	Live    bool   `json:"live,omitempty"`   // it answers queries
+	Frozen  bool   `json:"frozen,omitempty"` // it is not kept up to date any more
 }
 
 const (
@@ -380,13 +382,27 @@ func (s *spreader) have() []heldAnswer {
 			if err != nil {
 				continue
 			}
-			for _, b := range st.Builds {
-				if live := b.ID == st.Live; live || b.CaughtUp && b.Until == nil {
-					a.Views[v.name] = append(a.Views[v.name], heldBuild{Version: b.Version, Build: b.ID, Live: live})
-				}
-			}
+			a.Views[v.name] = readable(&st)
 		}
 		out = append(out, a)
+	}
+	return out
+}
+
+// readable returns the builds of a view that can be read. One that answered queries before is among them also if the program does not have its
+// version any more: other ranges may not have the new one anywhere yet.
+func readable(st *projection.ViewStatus) (out []heldBuild) {
+	for _, b := range st.Builds {
+		live, previous, frozen := b.ID == st.Live, b.ID == st.Previous, b.State == projection.Frozen
+		if !live && (b.Until != nil || !b.CaughtUp && !(previous && frozen)) {
+			continue
+		}
+		held := heldBuild{Version: b.Version, Build: b.ID, Live: live, Frozen: frozen}
+		if previous && len(out) > 0 && out[0].Live {
+			out = slices.Insert(out, 1, held)
+		} else {
+			out = append(out, held)
+		}
 	}
 	return out
 }
@@ -637,15 +653,15 @@ func (s *spreader) route(view string) (*viewRoute, error) {
 func chart(view string, ranges int, have map[string][]heldAnswer) *viewRoute {
 	type found struct {
 		target
-		version int
-		live    bool
+		version      int
+		live, frozen bool
 	}
 	all := make([][]found, ranges)
 	for _, m := range sortedKeys(have) {
 		for _, a := range have[m] {
 			for _, b := range a.Views[view] {
 				if a.Range >= 0 && a.Range < ranges {
-					all[a.Range] = append(all[a.Range], found{target{m, b.Build}, b.Version, b.Live})
+					all[a.Range] = append(all[a.Range], found{target{m, b.Build}, b.Version, b.Live, b.Frozen})
 				}
 			}
 		}
@@ -669,9 +685,16 @@ func chart(view string, ranges int, have map[string][]heldAnswer) *viewRoute {
 		return r
 	}
 	for n, fs := range all {
-		for _, f := range fs {
-			if f.version == r.version {
-				r.of[n] = append(r.of[n], f.target)
+		// Of an instance only the first one: another build of the version may be one that was replaced, or is still to be compared. What is not
+		// kept up to date is read only if there is nothing else.
+		for _, frozen := range []bool{false, true} {
+			for _, f := range fs {
+				if f.version == r.version && f.frozen == frozen && !slices.ContainsFunc(r.of[n], func(t target) bool { return t.address == f.address }) {
+					r.of[n] = append(r.of[n], f.target)
+				}
+			}
+			if len(r.of[n]) > 0 {
+				break
 			}
 		}
 		if len(r.of[n]) == 0 {

@@ -6,11 +6,14 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/millrace/millrace/platform/es"
+	"github.com/millrace/millrace/platform/projection"
 )
 
 // TestChart: a divided view is read from builds of one version, the newest that answers queries of every range, wherever these are.
 func TestChart(t *testing.T) {
-	// "0:v1-1* v2-1" is range 0 with two builds, of which the first answers queries.
+	// "0:v1-1* v2-1" is range 0 with two builds, of which the first answers queries; v1-1! is not kept up to date.
 	parse := func(lines ...string) []heldAnswer {
 		var out []heldAnswer
 		for _, line := range lines {
@@ -21,11 +24,12 @@ func TestChart(t *testing.T) {
 			}
 			for _, id := range strings.Fields(builds) {
 				id, live := strings.CutSuffix(id, "*")
+				id, frozen := strings.CutSuffix(id, "!")
 				version, ok := versionOf(id)
 				if !ok {
 					t.Fatal(id)
 				}
-				a.Views["orders"] = append(a.Views["orders"], heldBuild{Version: version, Build: id, Live: live})
+				a.Views["orders"] = append(a.Views["orders"], heldBuild{Version: version, Build: id, Live: live, Frozen: frozen})
 			}
 			out = append(out, a)
 		}
@@ -42,6 +46,9 @@ func TestChart(t *testing.T) {
 		{"one range is not there yet", map[string][]heldAnswer{"": parse("0:v1-1 v2-1*"), "b": parse("1:v1-1* v2-1")}, "1: /v1-1 | b/v1-1"},
 		{"both are", map[string][]heldAnswer{"": parse("0:v1-1 v2-1*"), "b": parse("1:v1-1 v2-1*")}, "2: /v2-1 | b/v2-1"},
 		{"of two copies one is", map[string][]heldAnswer{"": parse("0:v2-1*"), "b": parse("0:v1-1*", "1:v1-1*")}, "1: b/v1-1 | b/v1-1"},
+		{"a build that was replaced, and one to be compared", map[string][]heldAnswer{"": parse("0:v1-2* v1-1 v1-3"), "b": parse("0:v1-5* v1-4", "1:v1-1*")}, "1: /v1-2 b/v1-5 | b/v1-1"},
+		{"not kept up to date any more", map[string][]heldAnswer{"": parse("0:v2-1* v1-1!"), "b": parse("1:v1-1*")}, "1: /v1-1 | b/v1-1"},
+		{"kept up to date elsewhere", map[string][]heldAnswer{"": parse("0:v2-1* v1-1!"), "b": parse("0:v1-1*", "1:v1-1*")}, "1: b/v1-1 | b/v1-1"},
 		{"what is there no more", map[string][]heldAnswer{"": parse("0:v2-1*"), "b": parse("1:v1-1*")}, "version 1 of the view orders is not everywhere, and range 0"},
 		{"a range that there is not", map[string][]heldAnswer{"": parse("0:v1-1*", "1:v1-1*", "7:v1-1*")}, "1: /v1-1 | /v1-1"},
 	} {
@@ -105,5 +112,17 @@ func TestSpreadReady(t *testing.T) {
 	s.copies = 1
 	if err := s.ready(); err != nil {
 		t.Errorf("it is given another range: %v", err)
+	}
+}
+
+// TestReadable: builds come in the order in which they are to be read, and those that are not whole not at all.
+func TestReadable(t *testing.T) {
+	st := &projection.ViewStatus{Live: "v2-1", Previous: "v1-2", Builds: []projection.BuildStatus{
+		{ID: "v2-1", Version: 2, CaughtUp: true}, {ID: "v1-1", Version: 1, CaughtUp: true}, {ID: "v1-2", Version: 1, State: projection.Frozen}, {ID: "v2-2", Version: 2, State: projection.Building},
+		{ID: "v2-3", Version: 2, CaughtUp: true, Until: es.Positions{}},
+	}}
+	want := []heldBuild{{Version: 2, Build: "v2-1", Live: true}, {Version: 1, Build: "v1-2", Frozen: true}, {Version: 1, Build: "v1-1"}}
+	if got := readable(st); !slices.Equal(got, want) {
+		t.Errorf("%+v, want %+v", got, want)
 	}
 }
