@@ -62,7 +62,7 @@ type heldRange struct {
 	cancel context.CancelFunc
 	users  sync.WaitGroup // requests that read it
 	done   chan struct{}  // closed when the engine has ended
-	needed int            // for how many looks it should not be here
+	spare  time.Time      // since when it need not be here; zero = it must
 }
 
 // A heldAnswer says what an instance has of a range.
@@ -86,8 +86,9 @@ const (
 	// spreadGrace is for how long an instance that is gone keeps its place, as long as there are other copies: one that is started again
 	// should find everything as it was.
 	spreadGrace = 30 * time.Second
-	// spreadLooks is after how many looks a range that should be elsewhere, and is there, is given up: the others have seen that by then.
-	spreadLooks = 5
+	// spreadSpare is for how long a range that should be elsewhere, and is there, stays: the others have seen that by then. It is a time and not a
+	// number of looks, for whoever misses a range has them follow each other at once.
+	spreadSpare = 4 * spreadEvery
 )
 
 var (
@@ -268,25 +269,47 @@ func (s *spreader) step(ctx context.Context, member *eventlog.Member, failed cha
 		switch {
 		case slices.Contains(who, s.h.advertise):
 			if here != nil {
-				here.needed = 0
+				here.spare = time.Time{}
 				continue
 			}
 			if err := s.take(ctx, n, failed); err != nil {
 				return err
 			}
 		case here == nil:
-		case !s.leaving() && s.haveAll(n, who):
-			if here.needed++; here.needed < spreadLooks {
+		case !s.leaving() && s.haveAll(n, who) && !missed(s.views, s.ranges, n, s.everybody()):
+			if here.spare.IsZero() {
+				here.spare = time.Now()
+			}
+			if time.Since(here.spare) < spreadSpare {
 				continue
 			}
 			if err := s.giveUp(here, true); err != nil {
 				return err
 			}
 		default:
-			here.needed = 0
+			here.spare = time.Time{}
 		}
 	}
 	return nil
+}
+
+// missed reports whether a view that can be read now could not be if a range were not here: others may have it in another version only, which is
+// not the one that all ranges have. have is what each instance has, "" = this one.
+func missed(views []View, ranges, n int, have map[string][]heldAnswer) bool {
+	without := maps.Clone(have)
+	without[""] = slices.DeleteFunc(slices.Clone(have[""]), func(a heldAnswer) bool { return a.Range == n })
+	return slices.ContainsFunc(newest(views), func(v View) bool {
+		return chart(v.name, ranges, have).err == nil && chart(v.name, ranges, without).err != nil
+	})
+}
+
+// everybody returns what each instance has, "" for this one.
+func (s *spreader) everybody() map[string][]heldAnswer {
+	have := map[string][]heldAnswer{"": s.have()}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	maps.Copy(have, s.others)
+	return have
 }
 
 // see notes who is there. Who is gone keeps its place for a while, if what it had is elsewhere, too.
@@ -625,10 +648,7 @@ type viewRoute struct {
 
 // chart finds the routes of all views anew.
 func (s *spreader) chart() map[string]*viewRoute {
-	have := map[string][]heldAnswer{"": s.have()}
-	s.mu.RLock()
-	maps.Copy(have, s.others)
-	s.mu.RUnlock()
+	have := s.everybody()
 	all := map[string]*viewRoute{}
 	for _, v := range newest(s.views) {
 		all[v.name] = chart(v.name, s.ranges, have)

@@ -13,28 +13,7 @@ import (
 
 // TestChart: a divided view is read from builds of one version, the newest that answers queries of every range, wherever these are.
 func TestChart(t *testing.T) {
-	// "0:v1-1* v2-1" is range 0 with two builds, of which the first answers queries; v1-1! is not kept up to date.
-	parse := func(lines ...string) []heldAnswer {
-		var out []heldAnswer
-		for _, line := range lines {
-			number, builds, _ := strings.Cut(line, ":")
-			a := heldAnswer{Views: map[string][]heldBuild{}}
-			if _, err := fmt.Sscan(number, &a.Range); err != nil {
-				t.Fatal(err)
-			}
-			for _, id := range strings.Fields(builds) {
-				id, live := strings.CutSuffix(id, "*")
-				id, frozen := strings.CutSuffix(id, "!")
-				version, ok := versionOf(id)
-				if !ok {
-					t.Fatal(id)
-				}
-				a.Views["orders"] = append(a.Views["orders"], heldBuild{Version: version, Build: id, Live: live, Frozen: frozen})
-			}
-			out = append(out, a)
-		}
-		return out
-	}
+	parse := func(lines ...string) []heldAnswer { return parseHeld(t, lines...) }
 	for _, tc := range []struct {
 		name string
 		have map[string][]heldAnswer
@@ -124,5 +103,52 @@ func TestReadable(t *testing.T) {
 	want := []heldBuild{{Version: 2, Build: "v2-1", Live: true}, {Version: 1, Build: "v1-2", Frozen: true}, {Version: 1, Build: "v1-1"}}
 	if got := readable(st); !slices.Equal(got, want) {
 		t.Errorf("%+v, want %+v", got, want)
+	}
+}
+
+// parseHeld reads what an instance has: "0:v1-1* v2-1" is range 0 with two builds, of which the first answers queries; v1-1! is not kept up to date.
+func parseHeld(t *testing.T, lines ...string) []heldAnswer {
+	t.Helper()
+	var out []heldAnswer
+	for _, line := range lines {
+		number, builds, _ := strings.Cut(line, ":")
+		a := heldAnswer{Views: map[string][]heldBuild{}}
+		if _, err := fmt.Sscan(number, &a.Range); err != nil {
+			t.Fatal(err)
+		}
+		for _, id := range strings.Fields(builds) {
+			id, live := strings.CutSuffix(id, "*")
+			id, frozen := strings.CutSuffix(id, "!")
+			version, ok := versionOf(id)
+			if !ok {
+				t.Fatal(id)
+			}
+			a.Views["orders"] = append(a.Views["orders"], heldBuild{Version: version, Build: id, Live: live, Frozen: frozen})
+		}
+		out = append(out, a)
+	}
+	return out
+}
+
+// TestMissed: a range that is elsewhere in a version that other ranges do not have is not given up.
+func TestMissed(t *testing.T) {
+	for _, tc := range []struct {
+		here, there []string
+		want        bool
+	}{
+		{[]string{"0:v1-1*", "1:v1-1*"}, []string{"0:v1-7*"}, false},
+		{[]string{"0:v1-1*", "1:v1-1*"}, []string{"1:v1-7*"}, true},
+		{[]string{"0:v1-1*", "1:v1-1*"}, []string{"0:v2-1*"}, true},
+		{[]string{"0:v1-1*", "1:v1-1*"}, []string{"0:v2-1* v1-1!"}, false},
+		{[]string{"0:v1-1*"}, []string{"0:v2-1*", "1:v2-1*"}, false},
+		{[]string{"0:v1-1*"}, nil, false}, // it cannot be read anyway
+	} {
+		have := map[string][]heldAnswer{"": parseHeld(t, tc.here...), "b": parseHeld(t, tc.there...)}
+		if got := missed([]View{{name: "orders"}}, 2, 0, have); got != tc.want {
+			t.Errorf("%v here, %v there: %t", tc.here, tc.there, got)
+		}
+		if len(have[""]) != len(tc.here) {
+			t.Errorf("it changed what is here: %v", have)
+		}
 	}
 }
