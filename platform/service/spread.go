@@ -126,7 +126,7 @@ func newSpreader(h *host, p Projector, views []View, find func(string) (eventlog
 // begin has the spreader run with the process.
 func (s *spreader) begin() {
 	h := s.h
-	path := spreadPath + s.role.Name
+	path := s.path()
 	h.http.Handle(http.MethodGet, path, s.tell)
 	h.http.Handle(http.MethodGet, path+"/:range/:view/backup", s.backup)
 	h.run(s.role.Name+" ranges", s.run)
@@ -153,6 +153,10 @@ func (s *spreader) ready() error {
 
 // spreadPath is where instances ask each other for what they have.
 const spreadPath = forward.Path + "/ranges/"
+
+// path is where those who divide the views of this role into as many ranges ask: one that was started again with another number of them has other
+// ranges, and may still be taken for what it was.
+func (s *spreader) path() string { return spreadPath + s.role.Name + "/" + strconv.Itoa(s.ranges) }
 
 // behind returns the ranges that should be here and have not caught up, if it is known which those are.
 func (s *spreader) behind() (missing []int, known bool) {
@@ -361,7 +365,7 @@ func (s *spreader) ask(ctx context.Context) {
 	var all sync.WaitGroup
 	for i, m := range members {
 		all.Go(func() {
-			got, err := s.h.peers.Do(ctx, m, &forward.Request{Method: http.MethodGet, Target: spreadPath + s.role.Name})
+			got, err := s.h.peers.Do(ctx, m, &forward.Request{Method: http.MethodGet, Target: s.path()})
 			if err == nil && got.Status == http.StatusOK {
 				err = json.Unmarshal(got.Body, &found[i])
 			} else if err == nil {
@@ -581,7 +585,7 @@ func (s *spreader) holders(n int) (who []string) {
 // snapshots returns how the backups are had that others have of a range.
 func (s *spreader) snapshots(n int) (all []projection.Snapshot) {
 	for _, m := range s.holders(n) {
-		all = append(all, s.h.snapshotFrom("http://"+m+spreadPath+s.role.Name+"/"+strconv.Itoa(n), peerToken(s.h.config.PeerToken)))
+		all = append(all, s.h.snapshotFrom("http://"+m+s.path()+"/"+strconv.Itoa(n), peerToken(s.h.config.PeerToken)))
 	}
 	return all
 }
