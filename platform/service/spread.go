@@ -643,11 +643,12 @@ type target struct {
 	build   string
 }
 
-// A viewRoute is where each range of a view can be read, from builds of one version: the newest that answers queries of every range.
+// A viewRoute is where each range of a view can be read, from builds of one version: the newest that answers queries of every range that is
+// anywhere.
 type viewRoute struct {
 	version int
 	of      [][]target // by range; first here, if it is here
-	err     error      // why the view cannot be read
+	err     error      // why the view as a whole cannot be read; rows of a range that is not missing can
 }
 
 // chart finds the routes of all views anew.
@@ -661,7 +662,7 @@ func (s *spreader) chart() map[string]*viewRoute {
 	return all
 }
 
-// route returns where a view can be read, or ErrRange.
+// route returns where a view can be read; ErrRange if some of it cannot.
 func (s *spreader) route(view string) (*viewRoute, error) {
 	r := (*s.routes.Load())[view]
 	if r.err != nil {
@@ -701,12 +702,9 @@ func chart(view string, ranges int, have map[string][]heldAnswer) *viewRoute {
 		}
 		if newest < 0 {
 			missing = append(missing, strconv.Itoa(n))
+			continue
 		}
 		r.version = min(r.version, newest)
-	}
-	if len(missing) > 0 {
-		r.err = ErrRange.Because("no instance has the ranges %s of the view %s ready", strings.Join(missing, ", "), view).After(time.Second)
-		return r
 	}
 	for n, fs := range all {
 		// Of an instance only the first one: another build of the version may be one that was replaced, or is still to be compared. What is not
@@ -724,6 +722,9 @@ func chart(view string, ranges int, have map[string][]heldAnswer) *viewRoute {
 		if len(r.of[n]) == 0 {
 			r.err = ErrRange.Because("version %d of the view %s is not everywhere, and range %d does not have it any more", r.version, view, n).After(time.Second)
 		}
+	}
+	if len(missing) > 0 {
+		r.err = ErrRange.Because("no instance has the ranges %s of the view %s ready", strings.Join(missing, ", "), view).After(time.Second)
 	}
 	return r
 }

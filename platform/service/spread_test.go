@@ -152,3 +152,11 @@ func TestMissed(t *testing.T) {
 		}
 	}
 }
+
+// TestChartMissing: rows of the ranges that are there can be read though others are not.
+func TestChartMissing(t *testing.T) {
+	r := chart("orders", 3, map[string][]heldAnswer{"": parseHeld(t, "0:v2-1* v1-1"), "b": parseHeld(t, "2:v1-3*")})
+	if r.err == nil || len(r.of[0]) != 1 || r.of[0][0].build != "v1-1" || len(r.of[1]) != 0 || len(r.of[2]) != 1 || r.version != 1 {
+		t.Errorf("%+v", r)
+	}
+}

@@ -62,7 +62,8 @@ func (d *dividedAPI) row(ctx context.Context, r *rest.Request) (*rest.Response, 
 	if r.Header(headerRange) != "" {
 		return d.asked(r, func(a *viewAPI) (*rest.Response, error) { return a.row(ctx, r) })
 	}
-	id := d.view.stream(r.Param("key"))
+	route, _ := d.spread.route(d.view.name)
+	id := d.code(route.version).stream(r.Param("key"))
 	return d.one(ctx, r, d.spread.rangeOf(eventlog.PartitionOf(id, d.spread.topic.Partitions)), (*viewAPI).row)
 }
 
@@ -97,8 +98,9 @@ func (d *dividedAPI) asked(r *rest.Request, answer func(*viewAPI) (*rest.Respons
 
 // one has a request answered from one range, here or by the first of the instances that have it and answer.
 func (d *dividedAPI) one(ctx context.Context, r *rest.Request, n int, here func(*viewAPI, context.Context, *rest.Request) (*rest.Response, error)) (*rest.Response, error) {
+	// That other ranges are missing does not matter.
 	route, err := d.spread.route(d.view.name)
-	if err != nil {
+	if len(route.of[n]) == 0 {
 		return nil, err
 	}
 	for _, t := range route.targets(n) {
@@ -112,7 +114,9 @@ func (d *dividedAPI) one(ctx context.Context, r *rest.Request, n int, here func(
 			if accepts(r, typeEvents) {
 				build = "" // whoever watches follows what answers queries
 			}
-			resp, err = here(d.on(h, build), ctx, r)
+			if resp, err = here(d.on(h, build), ctx, r); errors.Is(err, projection.ErrBuildNotFound) {
+				err = errRangeElsewhere // it has been replaced meanwhile
+			}
 			resp, err = h.lend(resp, err, done)
 		} else {
 			resp, err = d.remote(ctx, t, n, r)
@@ -172,6 +176,7 @@ func (d *dividedAPI) about(t target, n int) []forward.Field {
 
 // do sends a request to another instance, with fields in place of those of the same names.
 func (d *dividedAPI) do(ctx context.Context, t target, q *forward.Request, fields ...forward.Field) (*rest.Response, error) {
+	q.Method = http.MethodGet // of HEAD, too: what an answer says is in its body
 	q.Header = slices.DeleteFunc(q.Header, func(f forward.Field) bool {
 		return slices.ContainsFunc(fields, func(g forward.Field) bool { return g.Name == f.Name })
 	})
@@ -252,6 +257,9 @@ func (d *dividedAPI) list(ctx context.Context, r *rest.Request) (*rest.Response,
 		return d.live(ctx, r, query, form)
 	case d.formatOf(r) != nil:
 		return d.export(ctx, r, query, atLeast, route, form, d.formatOf(r))
+	}
+	if given.Has("count") && query.Cursor != "" {
+		return nil, projection.ErrQuery.Because("all rows are counted: a count has no cursor")
 	}
 	pages, err := d.gather(ctx, r, given, &query, atLeast, route)
 	if err != nil {
