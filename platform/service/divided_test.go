@@ -286,6 +286,16 @@ func TestDividedView(t *testing.T) {
 			t.Errorf("nothing has changed: %d %s", a.status, a.body)
 		}
 		r.send("GET", "/v1/views/purses?balance.from=x", "").want(t, 400, nil)
+		r.send("GET", "/v1/views/purses?balance.from=x", "", "Accept: text/event-stream", "Last-Event-ID: "+b.need.String()).want(t, 400, nil)
+		r.send("GET", "/v1/views/purses?count", "", "Accept: text/event-stream").want(t, 400, nil)
+		var page struct{ Next string }
+		b.get(r, "/v1/views/purses?limit=3", nil).want(t, 200, &page)
+		r.send("GET", "/v1/views/purses?limit=3&count&cursor="+page.Next, "").want(t, 400, nil)
+		for _, path := range []string{"?limit=3", "?count", "/a-7"} {
+			if a := r.send("HEAD", "/v1/views/purses"+path, ""); a.status != 200 || a.header.Get("Millrace-Position") == "" {
+				t.Errorf("HEAD %s: %d %v", path, a.status, a.header)
+			}
+		}
 		r.send("GET", "/v1/views/purses?cursor=x", "").want(t, 400, nil)
 		r.send("GET", "/v1/views/purses/a-7", "", "Millrace-At-Least: other.events/0@1").want(t, 400, nil)
 		r.send("GET", "/v1/views/purses-total/all", "").want(t, 200, nil) // cannot be divided: it is at both

@@ -30,6 +30,9 @@ func (d *dividedAPI) live(ctx context.Context, r *rest.Request, q projection.Que
 		return nil, projection.ErrQuery.Because("a page that is not the first cannot be watched")
 	}
 	given := r.Query()
+	if given.Has("count") {
+		return nil, projection.ErrQuery.Because("a count cannot be watched")
+	}
 	resume, _ := positions(r.Header("Last-Event-Id")) // what is not understood is as if it were not there
 	w := &dividedWatch{d: d, r: r, given: given, q: q, seen: resume, goOn: resume != nil}
 	// What is wrong with the query is known at once.
@@ -38,16 +41,14 @@ func (d *dividedAPI) live(ctx context.Context, r *rest.Request, q projection.Que
 		return nil, err
 	}
 	w.atLeast = atLeast
-	if !w.goOn {
-		route, err := d.spread.route(d.view.name)
-		if err != nil {
-			return nil, err
-		}
-		one := q
-		one.Limit = 1
-		if _, err := d.gather(ctx, r, given, &one, atLeast, route); err != nil {
-			return refused(err)
-		}
+	route, err := d.spread.route(d.view.name)
+	if err != nil {
+		return nil, err
+	}
+	one := q
+	one.Limit = 1
+	if _, err := d.gather(ctx, r, given, &one, atLeast, route); err != nil {
+		return refused(err)
 	}
 	form.explain = true
 	return streamed(form, func() { w.close() }, w.next), nil
@@ -118,12 +119,12 @@ func (w *dividedWatch) begin(ctx context.Context) error {
 		}
 		updates := w.updates
 		w.all.Go(func() {
-			err := w.d.watch(watching, w.r, w.q, route, n, resume, func(u projection.Update) error {
+			err := w.d.watch(watching, w.r, w.q, route, n, resume, func(ctx context.Context, u projection.Update) error {
 				select {
 				case updates <- rangeUpdate{n: n, Update: u}:
 					return nil
-				case <-watching.Done():
-					return context.Cause(watching)
+				case <-ctx.Done():
+					return context.Cause(ctx)
 				}
 			})
 			select {
@@ -227,7 +228,7 @@ func (w *dividedWatch) close() {
 }
 
 // watch tells what changes in one range, first its state unless it can go on from what the client has, until ctx ends or nobody tells any more.
-func (d *dividedAPI) watch(ctx context.Context, r *rest.Request, q projection.Query, route *viewRoute, n int, resume string, tell func(projection.Update) error) error {
+func (d *dividedAPI) watch(ctx context.Context, r *rest.Request, q projection.Query, route *viewRoute, n int, resume string, tell func(context.Context, projection.Update) error) error {
 	err := errNobody(n, d.view.name)
 	for _, t := range route.targets(n) {
 		if t.address == "" {
@@ -246,7 +247,7 @@ func (d *dividedAPI) watch(ctx context.Context, r *rest.Request, q projection.Qu
 }
 
 // watch watches a range that is here.
-func (h *heldRange) watch(ctx context.Context, view string, q projection.Query, resume string, done func(), tell func(projection.Update) error) error {
+func (h *heldRange) watch(ctx context.Context, view string, q projection.Query, resume string, done func(), tell func(context.Context, projection.Update) error) error {
 	defer done()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -259,7 +260,7 @@ func (h *heldRange) watch(ctx context.Context, view string, q projection.Query, 
 	for {
 		u, err := watch.Next(ctx)
 		if err == nil {
-			err = tell(u)
+			err = tell(ctx, u)
 		}
 		if err == nil {
 			err = sleepFor(ctx, liveInterval)
@@ -271,7 +272,7 @@ func (h *heldRange) watch(ctx context.Context, view string, q projection.Query, 
 }
 
 // watchThere watches a range that another instance has.
-func (d *dividedAPI) watchThere(ctx context.Context, t target, n int, r *rest.Request, resume string, tell func(projection.Update) error) error {
+func (d *dividedAPI) watchThere(ctx context.Context, t target, n int, r *rest.Request, resume string, tell func(context.Context, projection.Update) error) error {
 	h := d.spread.h
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+t.address+r.HTTP().URL.RequestURI(), nil)
 	if err != nil {
@@ -294,7 +295,7 @@ func (d *dividedAPI) watchThere(ctx context.Context, t target, n int, r *rest.Re
 	if resp.StatusCode != http.StatusOK {
 		return errNoAnswer.Because("%s answers %s", t.address, resp.Status)
 	}
-	return events(resp.Body, tell)
+	return events(resp.Body, func(u projection.Update) error { return tell(ctx, u) })
 }
 
 // events reads the frames that live writes.
