@@ -466,3 +466,45 @@ func TestDividedUpgrade(t *testing.T) {
 		t.Errorf("a watcher: %v", err)
 	}
 }
+
+// TestDividedExportEnds: an export ends at once when one of its ranges has to go from here, whichever it is at. Else the instance would wait for the
+// client, and neither take nor give up anything meanwhile.
+func TestDividedExportEnds(t *testing.T) {
+	b := newBank(t)
+	b.pay(rand.New(rand.NewPCG(1, 2)), 40)
+	one := b.start("", 1, "MILLRACE_VIEW_COPIES=1")
+	b.settles(1, one)
+	s := one.host.views.spreads["purses"]
+	d := &dividedAPI{viewAPI: newViewAPI(versionsOf(s.views, "purses"), one.host.engine(t, "purses-total")), spread: s}
+	route, err := s.route("purses")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	var first *extract
+	for n := range divisions {
+		x, err := d.extract(ctx, cancel, nil, projection.Query{}, nil, route, n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer x.close()
+		if n == 0 {
+			first = x
+		}
+	}
+	s.here(divisions - 1).cancel()
+	select {
+	case <-ctx.Done():
+	case <-time.After(10 * time.Second):
+		t.Fatal("the export goes on")
+	}
+	if !errors.Is(context.Cause(ctx), errRangeElsewhere) {
+		t.Error(context.Cause(ctx))
+	}
+	for _, err := range first.rows() {
+		if !errors.Is(err, errRangeElsewhere) {
+			t.Errorf("of a range that stays: %v", err)
+		}
+	}
+}

@@ -70,10 +70,13 @@ func (a *viewAPI) rangeRows(ctx context.Context, q projection.Query, atLeast es.
 }
 
 // export streams the rows of all ranges in the order of the query, each range from one state.
-func (d *dividedAPI) export(ctx context.Context, r *rest.Request, q projection.Query, atLeast es.Positions, route *viewRoute, form form, as format) (_ *rest.Response, err error) {
+func (d *dividedAPI) export(_ context.Context, r *rest.Request, q projection.Query, atLeast es.Positions, route *viewRoute, form form, as format) (_ *rest.Response, err error) {
 	q.Limit, q.Cursor = 0, ""
 	parts := make([]*extract, 0, d.spread.ranges)
+	// It outlives the request's handling, and ends as a whole when one of the ranges has to go from here: its turn may be long to come.
+	ctx, cancel := context.WithCancelCause(r.HTTP().Context())
 	whole := &extract{version: route.version, close: func() {
+		cancel(nil)
 		for _, p := range parts {
 			p.close()
 		}
@@ -84,7 +87,7 @@ func (d *dividedAPI) export(ctx context.Context, r *rest.Request, q projection.Q
 		}
 	}()
 	for n := range d.spread.ranges {
-		x, err := d.extract(ctx, r, q, atLeast, route, n)
+		x, err := d.extract(ctx, cancel, r, q, atLeast, route, n)
 		if err != nil {
 			return refused(err)
 		}
@@ -107,17 +110,24 @@ func (d *dividedAPI) export(ctx context.Context, r *rest.Request, q projection.Q
 			for n, p := range parts {
 				all[n] = p.rows()
 			}
-			projection.MergeRows(&q, all)(yield)
+			for row, err := range projection.MergeRows(&q, all) {
+				if ctx.Err() != nil {
+					row, err = projection.Row{}, context.Cause(ctx)
+				}
+				if !yield(row, err) || err != nil {
+					return
+				}
+			}
 		}
 	}
 	return sheetOf(whole, form, as)
 }
 
-// extract begins to read one range.
-func (d *dividedAPI) extract(ctx context.Context, r *rest.Request, q projection.Query, atLeast es.Positions, route *viewRoute, n int) (*extract, error) {
+// extract begins to read one range; end ends the whole.
+func (d *dividedAPI) extract(ctx context.Context, end context.CancelCauseFunc, r *rest.Request, q projection.Query, atLeast es.Positions, route *viewRoute, n int) (*extract, error) {
 	for _, t := range route.targets(n) {
 		if t.address != "" {
-			x, err := d.extractThere(r, t, n, atLeast)
+			x, err := d.extractThere(ctx, r, t, n, atLeast)
 			if elsewhere(err) {
 				continue
 			}
@@ -135,28 +145,17 @@ func (d *dividedAPI) extract(ctx context.Context, r *rest.Request, q projection.
 			}
 			return nil, err
 		}
-		return &extract{applied: x.Applied, lag: x.Lag, build: x.Build, rows: func() iter.Seq2[projection.Row, error] {
-			return func(yield func(projection.Row, error) bool) {
-				for row, err := range x.Rows() {
-					if err == nil && h.ctx.Err() != nil {
-						row, err = projection.Row{}, errRangeElsewhere.Because("range %d was given up meanwhile", n)
-					}
-					if !yield(row, err) || err != nil {
-						return
-					}
-				}
-			}
-		}, close: func() { x.Close(); done() }}, nil
+		stay := context.AfterFunc(h.ctx, func() { end(errRangeElsewhere.Because("range %d was given up meanwhile", n)) })
+		return &extract{applied: x.Applied, lag: x.Lag, build: x.Build, rows: x.Rows, close: func() { stay(); x.Close(); done() }}, nil
 	}
 	d.spread.again()
 	return nil, errNobody(n, d.view.name)
 }
 
 // extractThere begins to read a range that another instance has.
-func (d *dividedAPI) extractThere(r *rest.Request, t target, n int, atLeast es.Positions) (_ *extract, err error) {
+func (d *dividedAPI) extractThere(ctx context.Context, r *rest.Request, t target, n int, atLeast es.Positions) (_ *extract, err error) {
 	h := d.spread.h
-	// The answer is read after the request has been handled.
-	ctx, cancel := context.WithCancel(r.HTTP().Context())
+	ctx, cancel := context.WithCancel(ctx)
 	defer func() {
 		if err != nil {
 			cancel()
