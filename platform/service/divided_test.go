@@ -508,3 +508,22 @@ func TestDividedExportEnds(t *testing.T) {
 		}
 	}
 }
+
+// TestDividedUpgradeOneCopy has one copy of each range, at instances of two versions: the old one can be read as long as not every range has the
+// new one.
+func TestDividedUpgradeOneCopy(t *testing.T) {
+	b := newBank(t)
+	b.pay(rand.New(rand.NewPCG(1, 2)), 60)
+	one, two := b.start("", 1, "MILLRACE_VIEW_COPIES=1"), b.start("", 1, "MILLRACE_VIEW_COPIES=1")
+	b.settles(1, one, two)
+	two.stop()
+	two = b.start(b.dirs[1], 2, "MILLRACE_VIEW_COPIES=1")
+	// What is at the second one in version 2 would have been given up by the first one.
+	for late := time.Now().Add(spreadSpare + 4*spreadEvery); time.Now().Before(late); <-time.After(50 * time.Millisecond) {
+		for _, r := range []*running{one, two} {
+			if got := r.send("GET", "/v1/views/purses?limit=1000", "").want(t, 200, nil); strings.Contains(got.body, `"v2 `) {
+				t.Fatal("it answers from version 2, which not all ranges have")
+			}
+		}
+	}
+}

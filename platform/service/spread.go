@@ -297,13 +297,14 @@ func (s *spreader) step(ctx context.Context, member *eventlog.Member, failed cha
 	return nil
 }
 
-// missed reports whether a view that can be read now could not be if a range were not here: others may have it in another version only, which is
-// not the one that all ranges have. have is what each instance has, "" = this one.
+// missed reports whether a view that can be read now could not be, or not up to date, if a range were not here: others may have it in another
+// version only, which is not the one that all ranges have. have is what each instance has, "" = this one.
 func missed(views []View, ranges, n int, have map[string][]heldAnswer) bool {
 	without := maps.Clone(have)
 	without[""] = slices.DeleteFunc(slices.Clone(have[""]), func(a heldAnswer) bool { return a.Range == n })
 	return slices.ContainsFunc(newest(views), func(v View) bool {
-		return chart(v.name, ranges, have).err == nil && chart(v.name, ranges, without).err != nil
+		now, then := chart(v.name, ranges, have), chart(v.name, ranges, without)
+		return now.err == nil && (then.err != nil || then.frozen[n] && !now.frozen[n])
 	})
 }
 
@@ -648,6 +649,7 @@ type target struct {
 type viewRoute struct {
 	version int
 	of      [][]target // by range; first here, if it is here
+	frozen  []bool     // by range: these are not kept up to date any more
 	err     error      // why the view as a whole cannot be read; rows of a range that is not missing can
 }
 
@@ -691,7 +693,7 @@ func chart(view string, ranges int, have map[string][]heldAnswer) *viewRoute {
 			}
 		}
 	}
-	r := &viewRoute{version: math.MaxInt, of: make([][]target, ranges)}
+	r := &viewRoute{version: math.MaxInt, of: make([][]target, ranges), frozen: make([]bool, ranges)}
 	var missing []string
 	for n, fs := range all {
 		newest := -1
@@ -716,6 +718,7 @@ func chart(view string, ranges int, have map[string][]heldAnswer) *viewRoute {
 				}
 			}
 			if len(r.of[n]) > 0 {
+				r.frozen[n] = frozen
 				break
 			}
 		}

@@ -139,7 +139,8 @@ func TestMissed(t *testing.T) {
 		{[]string{"0:v1-1*", "1:v1-1*"}, []string{"0:v1-7*"}, false},
 		{[]string{"0:v1-1*", "1:v1-1*"}, []string{"1:v1-7*"}, true},
 		{[]string{"0:v1-1*", "1:v1-1*"}, []string{"0:v2-1*"}, true},
-		{[]string{"0:v1-1*", "1:v1-1*"}, []string{"0:v2-1* v1-1!"}, false},
+		{[]string{"0:v1-1*", "1:v1-1*"}, []string{"0:v2-1* v1-1!"}, true},
+		{[]string{"0:v2-1* v1-1!", "1:v1-1*"}, []string{"0:v2-1* v1-1!"}, false},
 		{[]string{"0:v1-1*"}, []string{"0:v2-1*", "1:v2-1*"}, false},
 		{[]string{"0:v1-1*"}, nil, false}, // it cannot be read anyway
 	} {
