@@ -509,8 +509,7 @@ func TestDividedExportEnds(t *testing.T) {
 	}
 }
 
-// TestDividedUpgradeOneCopy has one copy of each range, at instances of two versions: the old one can be read as long as not every range has the
-// new one.
+// TestDividedUpgradeOneCopy has one copy of each range, at instances of two versions: the view can be read all the time, and of one version.
 func TestDividedUpgradeOneCopy(t *testing.T) {
 	b := newBank(t)
 	b.pay(rand.New(rand.NewPCG(1, 2)), 60)
@@ -521,8 +520,10 @@ func TestDividedUpgradeOneCopy(t *testing.T) {
 	// What is at the second one in version 2 would have been given up by the first one.
 	for late := time.Now().Add(spreadSpare + 4*spreadEvery); time.Now().Before(late); <-time.After(50 * time.Millisecond) {
 		for _, r := range []*running{one, two} {
-			if got := r.send("GET", "/v1/views/purses?limit=1000", "").want(t, 200, nil); strings.Contains(got.body, `"v2 `) {
-				t.Fatal("it answers from version 2, which not all ranges have")
+			// Addresses are by chance: the second one may happen to have all ranges, and then the new version answers.
+			got := r.send("GET", "/v1/views/purses?limit=1000", "").want(t, 200, nil).body
+			if n := strings.Count(got, `"v2 `); n > 0 && n != strings.Count(got, `"owner"`) {
+				t.Fatalf("one answer has rows of both versions: %s", got)
 			}
 		}
 	}

@@ -77,7 +77,7 @@ type heldBuild struct {
 	Version int    `json:"version"`
 	Build   string `json:"build"`
 	Live    bool   `json:"live,omitempty"`   // it answers queries
-	Frozen  bool   `json:"frozen,omitempty"` // it is not kept up to date any more
+	Behind  bool   `json:"behind,omitempty"` // it has not caught up: it was reset, or paused before, or the program does not have its version any more
 }
 
 const (
@@ -304,7 +304,7 @@ func missed(views []View, ranges, n int, have map[string][]heldAnswer) bool {
 	without[""] = slices.DeleteFunc(slices.Clone(have[""]), func(a heldAnswer) bool { return a.Range == n })
 	return slices.ContainsFunc(newest(views), func(v View) bool {
 		now, then := chart(v.name, ranges, have), chart(v.name, ranges, without)
-		return now.err == nil && (then.err != nil || then.frozen[n] && !now.frozen[n])
+		return now.err == nil && (then.err != nil || then.behind[n] && !now.behind[n])
 	})
 }
 
@@ -425,7 +425,7 @@ func readable(st *projection.ViewStatus) (out []heldBuild) {
 		if !live && (b.Until != nil || !b.CaughtUp && !(previous && frozen)) {
 			continue
 		}
-		held := heldBuild{Version: b.Version, Build: b.ID, Live: live, Frozen: frozen}
+		held := heldBuild{Version: b.Version, Build: b.ID, Live: live, Behind: frozen || !b.CaughtUp}
 		if previous && len(out) > 0 && out[0].Live {
 			out = slices.Insert(out, 1, held)
 		} else {
@@ -649,7 +649,7 @@ type target struct {
 type viewRoute struct {
 	version int
 	of      [][]target // by range; first here, if it is here
-	frozen  []bool     // by range: these are not kept up to date any more
+	behind  []bool     // by range: these have not caught up
 	err     error      // why the view as a whole cannot be read; rows of a range that is not missing can
 }
 
@@ -681,19 +681,19 @@ func chart(view string, ranges int, have map[string][]heldAnswer) *viewRoute {
 	type found struct {
 		target
 		version      int
-		live, frozen bool
+		live, behind bool
 	}
 	all := make([][]found, ranges)
 	for _, m := range sortedKeys(have) {
 		for _, a := range have[m] {
 			for _, b := range a.Views[view] {
 				if a.Range >= 0 && a.Range < ranges {
-					all[a.Range] = append(all[a.Range], found{target{m, b.Build}, b.Version, b.Live, b.Frozen})
+					all[a.Range] = append(all[a.Range], found{target{m, b.Build}, b.Version, b.Live, b.Behind})
 				}
 			}
 		}
 	}
-	r := &viewRoute{version: math.MaxInt, of: make([][]target, ranges), frozen: make([]bool, ranges)}
+	r := &viewRoute{version: math.MaxInt, of: make([][]target, ranges), behind: make([]bool, ranges)}
 	var missing []string
 	for n, fs := range all {
 		newest := -1
@@ -709,16 +709,16 @@ func chart(view string, ranges int, have map[string][]heldAnswer) *viewRoute {
 		r.version = min(r.version, newest)
 	}
 	for n, fs := range all {
-		// Of an instance only the first one: another build of the version may be one that was replaced, or is still to be compared. What is not
-		// kept up to date is read only if there is nothing else.
-		for _, frozen := range []bool{false, true} {
+		// Of an instance only the first one: another build of the version may be one that was replaced, or is still to be compared. What is
+		// behind is read only if there is nothing else.
+		for _, behind := range []bool{false, true} {
 			for _, f := range fs {
-				if f.version == r.version && f.frozen == frozen && !slices.ContainsFunc(r.of[n], func(t target) bool { return t.address == f.address }) {
+				if f.version == r.version && f.behind == behind && !slices.ContainsFunc(r.of[n], func(t target) bool { return t.address == f.address }) {
 					r.of[n] = append(r.of[n], f.target)
 				}
 			}
 			if len(r.of[n]) > 0 {
-				r.frozen[n] = frozen
+				r.behind[n] = behind
 				break
 			}
 		}

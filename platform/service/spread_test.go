@@ -28,6 +28,7 @@ func TestChart(t *testing.T) {
 		{"a build that was replaced, and one to be compared", map[string][]heldAnswer{"": parse("0:v1-2* v1-1 v1-3"), "b": parse("0:v1-5* v1-4", "1:v1-1*")}, "1: /v1-2 b/v1-5 | b/v1-1"},
 		{"not kept up to date any more", map[string][]heldAnswer{"": parse("0:v2-1* v1-1!"), "b": parse("1:v1-1*")}, "1: /v1-1 | b/v1-1"},
 		{"kept up to date elsewhere", map[string][]heldAnswer{"": parse("0:v2-1* v1-1!"), "b": parse("0:v1-1*", "1:v1-1*")}, "1: b/v1-1 | b/v1-1"},
+		{"one was reset, or paused while it was built", map[string][]heldAnswer{"": parse("0:v1-2!*"), "b": parse("0:v1-1*", "1:v1-1*")}, "1: b/v1-1 | b/v1-1"},
 		{"what is there no more", map[string][]heldAnswer{"": parse("0:v2-1*"), "b": parse("1:v1-1*")}, "version 1 of the view orders is not everywhere, and range 0"},
 		{"a range that there is not", map[string][]heldAnswer{"": parse("0:v1-1*", "1:v1-1*", "7:v1-1*")}, "1: /v1-1 | /v1-1"},
 	} {
@@ -100,13 +101,17 @@ func TestReadable(t *testing.T) {
 		{ID: "v2-1", Version: 2, CaughtUp: true}, {ID: "v1-1", Version: 1, CaughtUp: true}, {ID: "v1-2", Version: 1, State: projection.Frozen}, {ID: "v2-2", Version: 2, State: projection.Building},
 		{ID: "v2-3", Version: 2, CaughtUp: true, Until: es.Positions{}},
 	}}
-	want := []heldBuild{{Version: 2, Build: "v2-1", Live: true}, {Version: 1, Build: "v1-2", Frozen: true}, {Version: 1, Build: "v1-1"}}
+	want := []heldBuild{{Version: 2, Build: "v2-1", Live: true}, {Version: 1, Build: "v1-2", Behind: true}, {Version: 1, Build: "v1-1"}}
+	paused := &projection.ViewStatus{Live: "v1-1", Builds: []projection.BuildStatus{{ID: "v1-1", Version: 1, State: projection.Paused}}}
+	if got := readable(paused); len(got) != 1 || !got[0].Behind {
+		t.Errorf("paused while it was built: %+v", got)
+	}
 	if got := readable(st); !slices.Equal(got, want) {
 		t.Errorf("%+v, want %+v", got, want)
 	}
 }
 
-// parseHeld reads what an instance has: "0:v1-1* v2-1" is range 0 with two builds, of which the first answers queries; v1-1! is not kept up to date.
+// parseHeld reads what an instance has: "0:v1-1* v2-1" is range 0 with two builds, of which the first answers queries; v1-1! is behind.
 func parseHeld(t *testing.T, lines ...string) []heldAnswer {
 	t.Helper()
 	var out []heldAnswer
@@ -118,12 +123,12 @@ func parseHeld(t *testing.T, lines ...string) []heldAnswer {
 		}
 		for _, id := range strings.Fields(builds) {
 			id, live := strings.CutSuffix(id, "*")
-			id, frozen := strings.CutSuffix(id, "!")
+			id, behind := strings.CutSuffix(id, "!")
 			version, ok := versionOf(id)
 			if !ok {
 				t.Fatal(id)
 			}
-			a.Views["orders"] = append(a.Views["orders"], heldBuild{Version: version, Build: id, Live: live, Frozen: frozen})
+			a.Views["orders"] = append(a.Views["orders"], heldBuild{Version: version, Build: id, Live: live, Behind: behind})
 		}
 		out = append(out, a)
 	}
@@ -142,7 +147,8 @@ func TestMissed(t *testing.T) {
 		{[]string{"0:v1-1*", "1:v1-1*"}, []string{"0:v2-1* v1-1!"}, true},
 		{[]string{"0:v2-1* v1-1!", "1:v1-1*"}, []string{"0:v2-1* v1-1!"}, false},
 		{[]string{"0:v1-1*"}, []string{"0:v2-1*", "1:v2-1*"}, false},
-		{[]string{"0:v1-1*"}, nil, false}, // it cannot be read anyway
+		{[]string{"0:v1-1*", "1:v1-1*"}, []string{"0:v1-2!*"}, true}, // it was reset, or paused while it was built
+		{[]string{"0:v1-1*"}, nil, false},                            // it cannot be read anyway
 	} {
 		have := map[string][]heldAnswer{"": parseHeld(t, tc.here...), "b": parseHeld(t, tc.there...)}
 		if got := missed([]View{{name: "orders"}}, 2, 0, have); got != tc.want {
