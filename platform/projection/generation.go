@@ -25,12 +25,13 @@ type generation struct {
 	born birth // as it was; what becomes of it is in the view's control
 	code *code // nil: the program has this version no more; what is stored is served as it is
 
-	dir   string
-	db    *store.DB
-	shape shape
-	slots []es.TopicPartition     // what it reads: by topic as in shape, then by partition
-	first []int                   // of each topic's slots
-	until atomic.Pointer[[]int64] // by slot: the first offset that is not applied; nil = there is no end
+	dir    string
+	opened time.Time
+	db     *store.DB
+	shape  shape
+	slots  []es.TopicPartition     // what it reads: by topic as in shape, then by partition
+	first  []int                   // of each topic's slots
+	until  atomic.Pointer[[]int64] // by slot: the first offset that is not applied; nil = there is no end
 
 	// Of the runner while one runs, else of whoever has stopped it. By slot: how far the generation is, and the append times of the last
 	// records.
@@ -142,6 +143,7 @@ func (g *generation) open() (err error) {
 	if g.db, err = store.Open(g.dir, o); err != nil {
 		return err
 	}
+	g.opened = time.Now()
 	if err := g.load(); err != nil {
 		return errors.Join(err, g.db.Close())
 	}
@@ -395,6 +397,9 @@ func (g *generation) lag(s *shown, now time.Time) time.Duration {
 
 func (g *generation) slotLag(s *shown, n int, now time.Time) (end int64, lag time.Duration) {
 	at := s.slots[n]
+	if g.code == nil && !g.born.Bounded {
+		return at.next, now.Sub(g.opened) // it has not been kept up to date for so long at least
+	}
 	var oldest time.Time
 	if pt := g.parts[n].Load(); pt != nil {
 		end, oldest = pt.oldest(at.next)

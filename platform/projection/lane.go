@@ -164,12 +164,14 @@ func (l *lane) fetch(ctx context.Context) error {
 		}
 		size := chunkEvents
 		pace.look(l.left(), time.Now())
-		if pace.begin(l.beside()) {
+		held := pace.begin(l.beside())
+		if held {
 			size = min(max(besideEvents, l.rate/20), chunkEvents)
 		}
 		chunks := l.chunks(fetched, size)
 		for i, c := range chunks {
-			c.more = i+1 < len(chunks) || l.behind()
+			more := i+1 < len(chunks) || l.behind()
+			c.gather = more && !held // large commits are not for those who leave others room
 			if err := l.decode(ctx, c); err != nil {
 				return nil //nolint:nilerr // only the end of ctx ends it
 			}
@@ -181,7 +183,7 @@ func (l *lane) fetch(ctx context.Context) error {
 					return nil
 				}
 			}
-			if err := pace.wait(ctx, c.events, c.more); err != nil {
+			if err := pace.wait(ctx, c.events, more); err != nil {
 				return nil //nolint:nilerr // as above
 			}
 		}

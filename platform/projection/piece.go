@@ -168,7 +168,7 @@ func (p *piece) split(i int) (a, b piece) {
 type chunk struct {
 	pieces []piece
 	events int  // records, marks included
-	more   bool // the log has more, as far as is known
+	gather bool // what is applied is to wait for more, which the log has
 }
 
 // chunks cuts what was fetched into chunks of at most most records.

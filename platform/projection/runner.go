@@ -60,7 +60,7 @@ type runner struct {
 	events  int              // applied since the last handover
 	grown   size             // by how much the last chunk made the batch grow
 	careful int              // how many events are still to be applied one by one
-	more    bool             // the log has more than was applied
+	gather  bool             // what was applied is to wait for more
 	waits   <-chan time.Time // until then what was applied may wait for it; nil = nothing does
 	late    bool             // it has waited
 }
@@ -209,7 +209,7 @@ func (r *runner) applyAll(ctx context.Context) error {
 }
 
 // gathers reports whether what was applied is to wait for more. Nobody can wait for a build that has not caught up to have a moment's event.
-func (r *runner) gathers() bool { return r.more && !r.late && !r.g.reached.Load() }
+func (r *runner) gathers() bool { return r.gather && !r.late && !r.g.reached.Load() }
 
 // finish commits the last batch of a generation that has reached its end.
 func (r *runner) finish() error {
@@ -269,7 +269,7 @@ func (r *runner) apply(c *chunk) error {
 	if r.events == 0 {
 		r.waits = time.After(holdTime)
 	}
-	r.more = c.more
+	r.gather = c.gather
 	after := g.fold.estimate()
 	r.grown = size{max(after.writes-before.writes, 0), max(after.bytes-before.bytes, 0)}
 	r.events += c.events

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,6 +23,7 @@ import (
 
 	"github.com/millrace/millrace/platform/es"
 	"github.com/millrace/millrace/platform/projection"
+	"github.com/millrace/millrace/platform/rest"
 )
 
 // engine returns what keeps a view up to date.
@@ -526,5 +529,40 @@ func TestDividedUpgradeOneCopy(t *testing.T) {
 				t.Fatalf("one answer has rows of both versions: %s", got)
 			}
 		}
+	}
+}
+
+// TestDividedSecrets: with a secret, what instances say to each other means nothing from a stranger, and an application that does not let
+// everybody read is not divided without one.
+func TestDividedSecrets(t *testing.T) {
+	h := newHost(App{Name: "bank"}, Config{PeerToken: "s3cret"}, slog.New(slog.DiscardHandler))
+	defer h.close()
+	r := httptest.NewRequest(http.MethodGet, "/v1/views/purses", nil)
+	r.RemoteAddr = "127.0.0.1:1"
+	if h.fromPeer(t.Context(), r) || h.peer(r) == nil {
+		t.Error("a stranger on this machine passes for an instance")
+	}
+	r.Header.Set(headerPeer, peerToken("s3cret").proof())
+	if !h.fromPeer(t.Context(), r) {
+		t.Error("an instance is not believed")
+	}
+	r.Header.Set(headerPeer, peerToken("other").proof())
+	if h.fromPeer(t.Context(), r) {
+		t.Error("an instance with another secret is believed")
+	}
+	open := newHost(App{Name: "bank"}, Config{}, slog.New(slog.DiscardHandler))
+	defer open.close()
+	r.Header.Del(headerPeer)
+	if !open.fromPeer(t.Context(), r) {
+		t.Error("without a secret, whoever is on this machine is one of them")
+	}
+	r.RemoteAddr = "10.0.0.7:1"
+	if open.fromPeer(t.Context(), r) || open.peer(r) == nil {
+		t.Error("without a secret, somebody elsewhere is not")
+	}
+	secured := newHost(App{Name: "bank", Authorize: func(context.Context, rest.Access) error { return nil }}, Config{ViewRanges: 2}, slog.New(slog.DiscardHandler))
+	defer secured.close()
+	if _, err := newSpreader(secured, purses("purses", 1), nil, nil); !errors.Is(err, ErrConfig) || !strings.Contains(err.Error(), "everybody") {
+		t.Errorf("an application that judges who reads: %v", err)
 	}
 }

@@ -4,9 +4,11 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -148,7 +150,11 @@ func (w *dividedWatch) of(n int, ps es.Positions) (own es.Positions) {
 
 // take makes of what a range says what the client is told, if anything.
 func (w *dividedWatch) take(ctx context.Context, u rangeUpdate) (out projection.Update, say bool, err error) {
+	var r *refusal
 	switch {
+	case errors.As(u.err, &r):
+		w.end()
+		return out, false, u.err
 	case u.err != nil:
 		// It is watched elsewhere, from where the client is.
 		w.end()
@@ -191,8 +197,10 @@ func (w *dividedWatch) take(ctx context.Context, u rangeUpdate) (out projection.
 	for _, pos := range u.Applied {
 		w.seen = w.seen.With(pos)
 	}
+	// The state may be of an instance that was ahead of the one that is watched.
+	u.Rows = slices.DeleteFunc(u.Rows, func(row projection.Row) bool { return includes(w.state, es.Positions{row.Position}) })
 	u.Applied = copied(w.seen)
-	return u.Update, true, nil
+	return u.Update, len(u.Rows)+len(u.Gone) > 0, nil
 }
 
 // need has the state that will be told have all that is at positions.
@@ -280,8 +288,9 @@ func (d *dividedAPI) watchThere(ctx context.Context, t target, n int, r *rest.Re
 	}
 	req.Header = r.HTTP().Header.Clone()
 	req.Header.Set(headerHop, h.instance)
-	req.Header.Set(headerRange, projection.Range{Number: n, Of: d.spread.ranges}.String())
-	req.Header.Set(headerBuild, t.build)
+	for _, f := range d.about(t, n) {
+		req.Header.Set(f.Name, f.Value)
+	}
 	req.Header.Del(headerAtLeast) // the state that is told has it
 	req.Header.Del("Last-Event-Id")
 	if resume != "" {
@@ -292,7 +301,11 @@ func (d *dividedAPI) watchThere(ctx context.Context, t target, n int, r *rest.Re
 		return errNoAnswer.Because("%s", t.address).Wrap(err)
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
+	switch {
+	case resp.StatusCode == http.StatusOK:
+	case resp.StatusCode/100 == 4 && resp.StatusCode != http.StatusNotFound:
+		return &refusal{&rest.Response{Status: resp.StatusCode}} // as everybody would: the query cannot be any more, or the client has to say anew who it is
+	default:
 		return errNoAnswer.Because("%s answers %s", t.address, resp.Status)
 	}
 	return events(resp.Body, func(u projection.Update) error { return tell(ctx, u) })

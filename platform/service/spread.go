@@ -2,6 +2,8 @@ package service
 
 import (
 	"context"
+	"crypto/subtle"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -52,6 +54,7 @@ type spreader struct {
 
 	routes atomic.Pointer[map[string]*viewRoute]
 	was    atomic.Bool // ready
+	begun  time.Time
 }
 
 // A heldRange is a range that is here.
@@ -63,6 +66,7 @@ type heldRange struct {
 	users  sync.WaitGroup // requests that read it
 	done   chan struct{}  // closed when the engine has ended
 	spare  time.Time      // since when it need not be here; zero = it must
+	fresh  bool           // nothing of it was here before
 }
 
 // A heldAnswer says what an instance has of a range.
@@ -86,6 +90,8 @@ const (
 	// spreadGrace is for how long an instance that is gone keeps its place, as long as there are other copies: one that is started again
 	// should find everything as it was.
 	spreadGrace = 30 * time.Second
+	// spreadMeet is for how long an instance that starts waits until it is known to be there: who starts with it is, too, then.
+	spreadMeet = 5 * time.Second
 	// spreadSpare is for how long a range that should be elsewhere, and is there, stays: the others have seen that by then. It is a time and not a
 	// number of looks, for whoever misses a range has them follow each other at once.
 	spreadSpare = 4 * spreadEvery
@@ -102,6 +108,10 @@ func newSpreader(h *host, p Projector, views []View, find func(string) (eventlog
 	s := &spreader{
 		h: h, role: p, views: views, find: find, ranges: h.config.ViewRanges, copies: h.config.ViewCopies,
 		look: make(chan struct{}, 1), left: make(chan struct{}), held: map[int]*heldRange{}, others: map[string][]heldAnswer{}, gone: map[string]time.Time{},
+	}
+	if h.secured && h.config.PeerToken == "" {
+		return nil, ErrConfig.Because("view.ranges: instances give each other the rows of views, which this application does not let everybody read").
+			WithFix("set MILLRACE_PEER_TOKEN, a secret of your choice, to the same value at all instances")
 	}
 	s.dir = filepath.Join(h.config.DataDir, p.Name, "ranges", strconv.Itoa(s.ranges))
 	for _, v := range views {
@@ -126,6 +136,7 @@ func newSpreader(h *host, p Projector, views []View, find func(string) (eventlog
 // begin has the spreader run with the process.
 func (s *spreader) begin() {
 	h := s.h
+	s.begun = time.Now()
 	path := s.path()
 	h.http.Handle(http.MethodGet, path, s.tell)
 	h.http.Handle(http.MethodGet, path+"/:range/:view/backup", s.backup)
@@ -258,10 +269,14 @@ func (s *spreader) step(ctx context.Context, member *eventlog.Member, failed cha
 	asking, cancel := context.WithTimeout(ctx, 2*time.Second)
 	there, err := s.h.log.Members(asking, member.Group())
 	cancel()
-	if err == nil {
-		s.see(there, time.Now())
-	} else {
+	switch {
+	case err != nil:
 		s.h.logger.Debug("who else has ranges is not known", "error", err) // what was seen last goes on being so
+	case s.members == nil && !slices.Contains(there, s.h.advertise) && time.Since(s.begun) < spreadMeet:
+		s.again()
+		return sleepFor(ctx, spreadEvery/20) // others that start now may not be known yet, either
+	default:
+		s.see(there, time.Now())
 	}
 	s.ask(ctx)
 	s.mu.RLock()
@@ -280,6 +295,11 @@ func (s *spreader) step(ctx context.Context, member *eventlog.Member, failed cha
 				return err
 			}
 		case here == nil:
+		case here.fresh && !here.engine.CaughtUp() && s.answers(who):
+			// It was begun while others that should have it were not known, and serves nobody.
+			if err := s.giveUp(here, true); err != nil {
+				return err
+			}
 		case !s.leaving() && s.haveAll(n, who) && !missed(s.views, s.ranges, n, s.everybody()):
 			if here.spare.IsZero() {
 				here.spare = time.Now()
@@ -295,6 +315,13 @@ func (s *spreader) step(ctx context.Context, member *eventlog.Member, failed cha
 		}
 	}
 	return nil
+}
+
+// answers reports whether one of these instances, others than this one, does.
+func (s *spreader) answers(who []string) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return slices.ContainsFunc(who, func(m string) bool { return s.others[m] != nil })
 }
 
 // missed reports whether a view that can be read now could not be, or not up to date, if a range were not here: others may have it in another
@@ -401,27 +428,44 @@ func (s *spreader) tell(ctx context.Context, _ *rest.Request) (*rest.Response, e
 func (s *spreader) have() []heldAnswer {
 	out := []heldAnswer{}
 	for _, h := range s.all() {
-		if !h.engine.CaughtUp() {
-			continue
+		if a := s.haveOf(h); len(a.Views) > 0 {
+			out = append(out, a)
 		}
-		a := heldAnswer{Range: h.number, Views: map[string][]heldBuild{}}
-		for _, v := range newest(s.views) {
-			st, err := h.engine.StatusOf(v.name)
-			if err != nil {
-				continue
-			}
-			a.Views[v.name] = readable(&st)
-		}
-		out = append(out, a)
 	}
 	return out
 }
 
+// haveOf returns what is ready of a range: of one that has not caught up, builds that answer queries as they are until a new version has.
+func (s *spreader) haveOf(h *heldRange) heldAnswer {
+	a := heldAnswer{Range: h.number, Views: map[string][]heldBuild{}}
+	caughtUp := h.engine.CaughtUp()
+	for _, v := range newest(s.views) {
+		st, err := h.engine.StatusOf(v.name)
+		if err != nil {
+			continue
+		}
+		if builds := readable(&st, caughtUp); len(builds) > 0 {
+			a.Views[v.name] = builds
+		}
+	}
+	return a
+}
+
+// whole reports whether all views of a range are kept up to date where this was said.
+func (a heldAnswer) whole(views []View) bool {
+	return !slices.ContainsFunc(newest(views), func(v View) bool {
+		return !slices.ContainsFunc(a.Views[v.name], func(b heldBuild) bool { return !b.Behind })
+	})
+}
+
 // readable returns the builds of a view that can be read. One that answered queries before is among them also if the program does not have its
-// version any more: other ranges may not have the new one anywhere yet.
-func readable(st *projection.ViewStatus) (out []heldBuild) {
+// version any more: other ranges may not have the new one anywhere yet. Of views that have not caught up, only such builds are.
+func readable(st *projection.ViewStatus, caughtUp bool) (out []heldBuild) {
 	for _, b := range st.Builds {
 		live, previous, frozen := b.ID == st.Live, b.ID == st.Previous, b.State == projection.Frozen
+		if !caughtUp && !frozen {
+			continue
+		}
 		if !live && (b.Until != nil || !b.CaughtUp && !(previous && frozen)) {
 			continue
 		}
@@ -459,7 +503,7 @@ func (s *spreader) haveAll(n int, who []string) bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	for _, m := range who {
-		if !slices.ContainsFunc(s.others[m], func(a heldAnswer) bool { return a.Range == n }) {
+		if !slices.ContainsFunc(s.others[m], func(a heldAnswer) bool { return a.Range == n && a.whole(s.views) }) {
 			return false
 		}
 	}
@@ -468,6 +512,8 @@ func (s *spreader) haveAll(n int, who []string) bool {
 
 // take begins to keep a range here.
 func (s *spreader) take(ctx context.Context, n int, failed chan<- error) error {
+	_, err := os.Stat(filepath.Join(s.dir, strconv.Itoa(n)))
+	fresh := errors.Is(err, os.ErrNotExist)
 	engine, err := s.role.open(ctx, s.h, s.views, s.find, func(c *projection.Config) {
 		c.Dir, c.Range = filepath.Join(s.dir, strconv.Itoa(n)), projection.Range{Number: n, Of: s.ranges}
 		c.Snapshots = s.snapshots(n)
@@ -480,7 +526,7 @@ func (s *spreader) take(ctx context.Context, n int, failed chan<- error) error {
 		return err
 	}
 	run, cancel := context.WithCancel(ctx)
-	h := &heldRange{number: n, engine: engine, ctx: run, cancel: cancel, done: make(chan struct{})}
+	h := &heldRange{number: n, engine: engine, ctx: run, cancel: cancel, done: make(chan struct{}), fresh: fresh}
 	go func() {
 		defer close(h.done)
 		if err := engine.Run(run); err != nil {
@@ -526,12 +572,12 @@ func (s *spreader) giveUp(h *heldRange, forGood bool) error {
 	return nil
 }
 
-// use returns a range for a request, if it is here and has caught up: whoever asks may have asked an instance that was here before. done must
-// be called when the request is answered.
+// use returns a range for a request, if it is here and can be read: whoever asks may have asked an instance that was here before. done must be
+// called when the request is answered.
 func (s *spreader) use(n int) (h *heldRange, done func(), ok bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	if h = s.held[n]; h == nil || !h.engine.CaughtUp() {
+	if h = s.held[n]; h == nil || !h.engine.CaughtUp() && len(s.haveOf(h).Views) == 0 {
 		return nil, nil, false
 	}
 	h.users.Add(1)
@@ -576,7 +622,7 @@ func (s *spreader) holders(n int) (who []string) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	for _, m := range sortedKeys(s.others) {
-		if slices.ContainsFunc(s.others[m], func(a heldAnswer) bool { return a.Range == n }) {
+		if slices.ContainsFunc(s.others[m], func(a heldAnswer) bool { return a.Range == n && a.whole(s.views) }) {
 			who = append(who, m)
 		}
 	}
@@ -606,6 +652,25 @@ func (s *spreader) backup(_ context.Context, r *rest.Request) (*rest.Response, e
 	}
 	resp, err := backupOf(h.engine, r.Param("view"), r)
 	return h.lend(resp, err, done)
+}
+
+// headerPeer proves that a request, which has the credentials of a client, comes from another instance.
+const headerPeer = "Millrace-Peer"
+
+// proof is what instances know that share a secret, "" without one.
+func (t peerToken) proof() string { return hex.EncodeToString(t.key("requests of peers")) }
+
+// fromPeer reports whether another instance sends a request: through the connection that is for that, or with the proof. Without a secret whoever
+// is on this machine is believed, who may read all there is.
+func (h *host) fromPeer(ctx context.Context, r *http.Request) bool {
+	if _, ok := forward.From(ctx); ok {
+		return true
+	}
+	token := peerToken(h.config.PeerToken)
+	if token == "" {
+		return h.peer(r) == nil
+	}
+	return subtle.ConstantTimeCompare([]byte(r.Header.Get(headerPeer)), []byte(token.proof())) == 1
 }
 
 // lend has a range stay until its answer is sent.

@@ -103,10 +103,17 @@ func TestReadable(t *testing.T) {
 	}}
 	want := []heldBuild{{Version: 2, Build: "v2-1", Live: true}, {Version: 1, Build: "v1-2", Behind: true}, {Version: 1, Build: "v1-1"}}
 	paused := &projection.ViewStatus{Live: "v1-1", Builds: []projection.BuildStatus{{ID: "v1-1", Version: 1, State: projection.Paused}}}
-	if got := readable(paused); len(got) != 1 || !got[0].Behind {
+	if got := readable(paused, true); len(got) != 1 || !got[0].Behind {
 		t.Errorf("paused while it was built: %+v", got)
 	}
-	if got := readable(st); !slices.Equal(got, want) {
+	if got := readable(paused, false); len(got) != 0 {
+		t.Errorf("a view that has not caught up: %+v", got)
+	}
+	frozen := &projection.ViewStatus{Live: "v1-1", Builds: []projection.BuildStatus{{ID: "v1-1", Version: 1, State: projection.Frozen}, {ID: "v2-1", Version: 2, State: projection.Building}}}
+	if got := readable(frozen, false); len(got) != 1 || got[0].Build != "v1-1" || !got[0].Live || !got[0].Behind {
+		t.Errorf("the old version, until the new one is there: %+v", got)
+	}
+	if got := readable(st, true); !slices.Equal(got, want) {
 		t.Errorf("%+v, want %+v", got, want)
 	}
 }

@@ -59,7 +59,7 @@ func (d *dividedAPI) row(ctx context.Context, r *rest.Request) (*rest.Response, 
 	if err := d.nameless(r); err != nil {
 		return nil, err
 	}
-	if r.Header(headerRange) != "" {
+	if r.Header(headerRange) != "" && d.spread.h.fromPeer(ctx, r.HTTP()) {
 		return d.asked(r, func(a *viewAPI) (*rest.Response, error) { return a.row(ctx, r) })
 	}
 	route, _ := d.spread.route(d.view.name)
@@ -171,7 +171,10 @@ func (d *dividedAPI) remote(ctx context.Context, t target, n int, r *rest.Reques
 
 // about says to another instance what of it is asked.
 func (d *dividedAPI) about(t target, n int) []forward.Field {
-	return []forward.Field{{Name: headerRange, Value: projection.Range{Number: n, Of: d.spread.ranges}.String()}, {Name: headerBuild, Value: t.build}}
+	return []forward.Field{
+		{Name: headerRange, Value: projection.Range{Number: n, Of: d.spread.ranges}.String()}, {Name: headerBuild, Value: t.build},
+		{Name: headerPeer, Value: peerToken(d.spread.h.config.PeerToken).proof()},
+	}
 }
 
 // do sends a request to another instance, with fields in place of those of the same names.
@@ -229,7 +232,7 @@ func (d *dividedAPI) list(ctx context.Context, r *rest.Request) (*rest.Response,
 	if err := d.nameless(r); err != nil {
 		return nil, err
 	}
-	if r.Header(headerRange) != "" {
+	if r.Header(headerRange) != "" && d.spread.h.fromPeer(ctx, r.HTTP()) {
 		return d.asked(r, func(a *viewAPI) (*rest.Response, error) { return a.rangeList(ctx, r) })
 	}
 	route, err := d.spread.route(d.view.name)
