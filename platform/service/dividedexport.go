@@ -54,7 +54,7 @@ func (a *viewAPI) rangeRows(ctx context.Context, q projection.Query, atLeast es.
 					break
 				}
 				n++
-				if err = out.Encode(rangeRow{row.Place, row.Key, row.Position.String(), row.EventID, row.JSON}); err != nil {
+				if err = out.Encode(rowOf(&row)); err != nil {
 					break
 				}
 			}
@@ -223,8 +223,7 @@ func readRows(in *json.Decoder, yield func(projection.Row, error) bool) {
 		}
 		var row projection.Row
 		if err == nil {
-			row = projection.Row{Key: line.Key, JSON: line.Row, EventID: line.EventID, Place: line.Place}
-			row.Position, err = es.ParsePosition(line.Position)
+			row, err = line.row()
 		}
 		if !yield(row, err) || err != nil {
 			return

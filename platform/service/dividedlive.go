@@ -186,7 +186,7 @@ func (w *dividedWatch) take(ctx context.Context, u rangeUpdate) (out projection.
 			w.end() // to be begun anew, if it is only that this took too long
 			return out, false, err
 		}
-		w.goOn, w.seen, w.state = true, page.Applied, page.Applied
+		w.told(page.Applied)
 		return projection.Update{Anew: true, Rows: page.Rows, Applied: copied(w.seen)}, true, nil
 	case !w.goOn:
 		w.need(u.Applied)
@@ -201,6 +201,11 @@ func (w *dividedWatch) take(ctx context.Context, u rangeUpdate) (out projection.
 	u.Rows = slices.DeleteFunc(u.Rows, func(row projection.Row) bool { return includes(w.state, es.Positions{row.Position}) })
 	u.Applied = copied(w.seen)
 	return u.Update, len(u.Rows)+len(u.Gone) > 0, nil
+}
+
+// told notes that the client has all that is at positions.
+func (w *dividedWatch) told(ps es.Positions) {
+	w.goOn, w.seen, w.state = true, copied(ps), copied(ps) // seen goes on, state stays
 }
 
 // need has the state that will be told have all that is at positions.
@@ -352,13 +357,8 @@ func events(from interface{ Read([]byte) (int, error) }, tell func(projection.Up
 // parseUpdate reads what appendUpdate writes.
 func parseUpdate(event, id, data string) (u projection.Update, err error) {
 	var got struct {
-		Rows []struct {
-			Key      string          `json:"key"`
-			Position string          `json:"position"`
-			EventID  string          `json:"event_id"`
-			Row      json.RawMessage `json:"row"`
-		} `json:"rows"`
-		Gone []string `json:"gone"`
+		Rows []rangeRow `json:"rows"`
+		Gone []string   `json:"gone"`
 	}
 	if event != "state" && event != "change" {
 		return u, fmt.Errorf("service: an event %.20q", event)
@@ -370,12 +370,12 @@ func parseUpdate(event, id, data string) (u projection.Update, err error) {
 	if u.Applied, err = positions(id); err != nil {
 		return u, err
 	}
-	for _, row := range got.Rows {
-		at, err := es.ParsePosition(row.Position)
+	for i := range got.Rows {
+		row, err := got.Rows[i].row()
 		if err != nil {
 			return u, err
 		}
-		u.Rows = append(u.Rows, projection.Row{Key: row.Key, JSON: row.Row, Position: at, EventID: row.EventID})
+		u.Rows = append(u.Rows, row)
 	}
 	return u, nil
 }

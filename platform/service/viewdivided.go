@@ -228,6 +228,17 @@ type rangeRow struct {
 	Row      json.RawMessage `json:"row"`
 }
 
+// rowOf returns a row as it is told.
+func rowOf(row *projection.Row) rangeRow {
+	return rangeRow{row.Place, row.Key, row.Position.String(), row.EventID, row.JSON}
+}
+
+// row returns the row that was told.
+func (r *rangeRow) row() (projection.Row, error) {
+	at, err := es.ParsePosition(r.Position)
+	return projection.Row{Key: r.Key, JSON: r.Row, Position: at, EventID: r.EventID, Place: r.Place}, err
+}
+
 func (d *dividedAPI) list(ctx context.Context, r *rest.Request) (*rest.Response, error) {
 	if err := d.nameless(r); err != nil {
 		return nil, err
@@ -324,8 +335,8 @@ func (a *viewAPI) rangePage(ctx context.Context, given url.Values, q projection.
 		return rangePage{}, err
 	}
 	out = rangePage{Rows: make([]rangeRow, len(page.Rows)), Last: page.Last, Applied: page.Applied.String(), Lag: page.Lag.Seconds(), Build: page.Build}
-	for i, row := range page.Rows {
-		out.Rows[i] = rangeRow{row.Place, row.Key, row.Position.String(), row.EventID, row.JSON}
+	for i := range page.Rows {
+		out.Rows[i] = rowOf(&page.Rows[i])
 	}
 	return out, nil
 }
@@ -431,12 +442,10 @@ func (d *dividedAPI) merge(q *projection.Query, pages []rangePage, version int) 
 		if of[n].Applied, err = positions(p.Applied); err != nil {
 			return page, state, err
 		}
-		for i, row := range p.Rows {
-			at, err := es.ParsePosition(row.Position)
-			if err != nil {
+		for i := range p.Rows {
+			if of[n].Rows[i], err = p.Rows[i].row(); err != nil {
 				return page, state, err
 			}
-			of[n].Rows[i] = projection.Row{Key: row.Key, JSON: row.Row, Position: at, EventID: row.EventID, Place: row.Place}
 		}
 	}
 	page = projection.Merge(q, of)

@@ -107,19 +107,7 @@ func viewStoreCommand() *cobra.Command {
 			if err := o.check(); err != nil {
 				return err
 			}
-			all, err := admins(c)
-			if err != nil {
-				return err
-			}
-			found := []storeState{}
-			err = everywhere(c, all, func(i *instance) error {
-				s := storeState{Instance: i.base.String(), View: args[0]}
-				err := i.call(c.Context(), http.MethodGet, viewPath(args[0], "store"), nil, nil, &s)
-				if err == nil {
-					found = append(found, s)
-				}
-				return err
-			})
+			found, err := fromEach(c, args[0], "store", func(instance string) storeState { return storeState{Instance: instance, View: args[0]} })
 			if len(found) > 0 {
 				if e := writeStores(c, o, found); e != nil {
 					return e

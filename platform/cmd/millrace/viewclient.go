@@ -218,3 +218,21 @@ func everywhere(c *cobra.Command, all []*instance, do func(i *instance) error) e
 	}
 	return errInstances.Because("%s", strings.Join(failed, ", "))
 }
+
+// fromEach asks all instances for what they have of a view at a path below it. begin returns the answer of an instance before it is read.
+func fromEach[T any](c *cobra.Command, view, below string, begin func(instance string) T) ([]T, error) {
+	all, err := admins(c)
+	if err != nil {
+		return nil, err
+	}
+	found := []T{}
+	err = everywhere(c, all, func(i *instance) error {
+		a := begin(i.base.String())
+		err := i.call(c.Context(), http.MethodGet, viewPath(view, below), nil, nil, &a)
+		if err == nil {
+			found = append(found, a)
+		}
+		return err
+	})
+	return found, err
+}

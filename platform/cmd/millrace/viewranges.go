@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -38,19 +37,7 @@ func viewRangesCommand() *cobra.Command {
 			if err := o.check(); err != nil {
 				return err
 			}
-			all, err := admins(c)
-			if err != nil {
-				return err
-			}
-			var got []rangesAnswer
-			err = everywhere(c, all, func(i *instance) error {
-				a := rangesAnswer{Instance: i.base.String()}
-				err := i.call(c.Context(), http.MethodGet, viewPath(args[0], "ranges"), nil, nil, &a)
-				if err == nil {
-					got = append(got, a)
-				}
-				return err
-			})
+			got, err := fromEach(c, args[0], "ranges", func(instance string) rangesAnswer { return rangesAnswer{Instance: instance} })
 			if len(got) > 0 {
 				if e := writeRanges(c, o, got); e != nil {
 					return e
