@@ -14,12 +14,16 @@ func members(n int) (all []string) {
 	return all
 }
 
-// TestPlace: each range has its copies, on different members, nobody has much more than an even share, and the order of the members means nothing.
+// TestPlace: each range has its copies, on different members, nobody has more than an even share, and the order of the members means nothing.
 func TestPlace(t *testing.T) {
-	for n := range 9 {
+	for seed := range 200 {
+		n := seed % 9
 		for _, ranges := range []int{1, 3, 12, 64} {
 			for copies := 1; copies <= 4; copies++ {
 				all := members(n)
+				for i := range all {
+					all[i] = fmt.Sprintf("127.0.0.1:%d", 40000+seed*9+i)
+				}
 				got := Place(all, ranges, copies)
 				load := map[string]int{}
 				for r, who := range got {
@@ -38,8 +42,7 @@ func TestPlace(t *testing.T) {
 					share = (ranges*min(copies, n) + n - 1) / n
 				}
 				for m, k := range load {
-					// A few more where who has room has the range already.
-					if k > share+copies {
+					if k > share {
 						t.Errorf("%d members, %d ranges, %d copies: %s has %d, its share is %d", n, ranges, copies, m, k, share)
 					}
 				}
