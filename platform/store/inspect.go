@@ -18,12 +18,15 @@ import (
 	"github.com/dgraph-io/ristretto/v2/z"
 )
 
+// probeName is the file that tells whether a directory can be written to. Who is killed at the wrong moment leaves it there.
+const probeName = ".writable"
+
 // makeDir creates dir and checks that files can be created in it.
 func makeDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	probe := filepath.Join(dir, ".writable")
+	probe := filepath.Join(dir, probeName)
 	if err := os.WriteFile(probe, nil, 0o600); err != nil {
 		return err
 	}

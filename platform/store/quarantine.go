@@ -119,7 +119,7 @@ func holdsData(dir string) (bool, error) {
 		return false, ErrDirectory.Because("%s", dir).Wrap(err)
 	}
 	for _, f := range files {
-		if name := f.Name(); name != "LOCK" && name != "opening" {
+		if name := f.Name(); name != "LOCK" && name != "opening" && name != probeName {
 			return true, nil
 		}
 	}
