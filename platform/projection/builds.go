@@ -366,6 +366,17 @@ func (p *Projector) verb(name string) (*view, func(), error) {
 	}, nil
 }
 
+// patient is verb for those that wait until builds have come somewhere: before Run has started these, which it does with the view locked, they
+// would wait for each other.
+func (p *Projector) patient(ctx context.Context, name string) (*view, func(), error) {
+	select {
+	case <-p.begun:
+		return p.verb(name)
+	case <-ctx.Done():
+		return nil, nil, context.Cause(ctx)
+	}
+}
+
 // A Rebuild says how to build a view anew.
 type Rebuild struct {
 	Version int          // of its code; 0 = the newest that the program has

@@ -335,6 +335,56 @@ func TestStatusBesideVerbs(t *testing.T) {
 	<-looked
 }
 
+// TestVerifyBeforeRun: who compares builds before anything keeps them up to date waits for that, and not the other way round.
+func TestVerifyBeforeRun(t *testing.T) {
+	r := newRig(t, 2)
+	history(rand.New(rand.NewPCG(5, 5)), r.log, 500, 100)
+	r.start()
+	r.wait("orders")
+	if _, err := r.p.Rebuild(t.Context(), "orders", Rebuild{Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	r.close()
+	history(rand.New(rand.NewPCG(6, 6)), r.log, 500, 100)
+	p, err := newProjector(r.cfg, r.log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, add := range r.views() {
+		if err := add(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := p.Open(); err != nil {
+		t.Fatal(err)
+	}
+	compared := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		report, err := p.Verify(ctx, "orders", "")
+		if err == nil && !report.Equal() {
+			err = fmt.Errorf("%+v", report)
+		}
+		compared <- err
+	}()
+	select {
+	case err := <-compared:
+		t.Fatal(err)
+	case <-time.After(20 * time.Millisecond): // it waits
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- p.Run(ctx) }()
+	if err := <-compared; err != nil {
+		t.Error(err)
+	}
+	cancel()
+	if err := errors.Join(<-ended, p.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestVerifySample folds some of the rows anew while events come in, and finds one that is wrong.
 func TestVerifySample(t *testing.T) {
 	r := newRig(t, 3)

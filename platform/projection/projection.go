@@ -104,6 +104,7 @@ type Projector struct {
 	scrubEvery time.Duration
 	wake       chan struct{} // a build has caught up
 	failed     chan error
+	begun      chan struct{} // closed when Run has started what is to be kept up to date, or has ended
 	lanes      sync.WaitGroup
 	mu         sync.Mutex
 	ctx        context.Context // of Run; nil = it does not run
@@ -136,7 +137,7 @@ func newProjector(cfg Config, log journal) (*Projector, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	return &Projector{cfg: cfg, log: log, byName: map[string]*view{}, decoders: map[string][]decoder{}, known: map[decoded]int{},
-		topics: map[string]eventlog.Topic{}, scrubEvery: scrubEvery, wake: make(chan struct{}, 1), failed: make(chan error, 1)}, nil
+		topics: map[string]eventlog.Topic{}, scrubEvery: scrubEvery, wake: make(chan struct{}, 1), failed: make(chan error, 1), begun: make(chan struct{})}, nil
 }
 
 // A decoded is what a decoder yields: the events of a topic as a Go type.
@@ -308,6 +309,8 @@ func (p *Projector) Run(ctx context.Context) error {
 	if !p.running.CompareAndSwap(false, true) {
 		return ErrConfig.Because("Run may be called once")
 	}
+	begun := sync.OnceFunc(func() { close(p.begun) })
+	defer begun()
 	if err := p.Open(); err != nil {
 		return err
 	}
@@ -331,6 +334,7 @@ func (p *Projector) Run(ctx context.Context) error {
 		return err
 	}
 	p.startAll()
+	begun()
 	if len(seeds) > 0 {
 		p.lanes.Go(func() { p.seedAll(ctx, seeds) })
 	}

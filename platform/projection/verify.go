@@ -43,7 +43,7 @@ const maxSamples = 50
 // positions: the other one is held there for as long as that takes, and what is compared with it is a snapshot, so that queries go on as
 // usual. Errors: ErrViewNotFound, ErrBuildNotFound, ErrBuild for a build with an end, the stores', ctx's.
 func (p *Projector) Verify(ctx context.Context, name, id string) (Report, error) {
-	v, done, err := p.verb(name)
+	v, done, err := p.patient(ctx, name)
 	if err != nil {
 		return Report{}, err
 	}
@@ -69,7 +69,7 @@ func (p *Projector) Verify(ctx context.Context, name, id string) (Report, error)
 // VerifyFresh compares the build of a view that answers queries with a fresh fold of the log by the code of the same version, which is
 // removed afterwards. Errors are as for Verify, and ErrSpace.
 func (p *Projector) VerifyFresh(ctx context.Context, name string, rate int) (Report, error) {
-	v, done, err := p.verb(name)
+	v, done, err := p.patient(ctx, name)
 	if err != nil {
 		return Report{}, err
 	}
