@@ -8,6 +8,7 @@ import (
 	"io"
 	"iter"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/millrace/millrace/platform/es"
@@ -70,19 +71,20 @@ func (a *viewAPI) rangeRows(ctx context.Context, q projection.Query, atLeast es.
 }
 
 // export streams the rows of all ranges in the order of the query, each range from one state.
-func (d *dividedAPI) export(_ context.Context, r *rest.Request, q projection.Query, atLeast es.Positions, route *viewRoute, form form, as format) (_ *rest.Response, err error) {
+func (d *dividedAPI) export(_ context.Context, r *rest.Request, q projection.Query, atLeast es.Positions, route *viewRoute, form form, as format) (*rest.Response, error) {
 	q.Limit, q.Cursor = 0, ""
 	parts := make([]*extract, 0, d.spread.ranges)
 	// It outlives the request's handling, and ends as a whole when one of the ranges has to go from here: its turn may be long to come.
 	ctx, cancel := context.WithCancelCause(r.HTTP().Context())
-	whole := &extract{version: route.version, close: func() {
+	whole := &extract{version: route.version, close: sync.OnceFunc(func() {
 		cancel(nil)
 		for _, p := range parts {
 			p.close()
 		}
-	}}
+	})}
+	begun := false
 	defer func() {
-		if err != nil {
+		if !begun {
 			whole.close()
 		}
 	}()
@@ -120,7 +122,9 @@ func (d *dividedAPI) export(_ context.Context, r *rest.Request, q projection.Que
 			}
 		}
 	}
-	return sheetOf(whole, form, as)
+	resp, err := sheetOf(whole, form, as)
+	begun = err == nil
+	return resp, err
 }
 
 // extract begins to read one range; end ends the whole.
@@ -137,19 +141,31 @@ func (d *dividedAPI) extract(ctx context.Context, end context.CancelCauseFunc, r
 		if !ok {
 			continue
 		}
-		x, err := h.engine.Export(ctx, projection.Of(d.view.name, t.build), q, atLeast)
-		if err != nil {
-			done()
-			if errors.Is(err, projection.ErrBuildNotFound) {
-				continue // it has been replaced meanwhile
-			}
-			return nil, err
+		x, err := d.extractHere(ctx, end, h, done, t, q, atLeast)
+		if errors.Is(err, projection.ErrBuildNotFound) {
+			continue // it has been replaced meanwhile
 		}
-		stay := context.AfterFunc(h.ctx, func() { end(errRangeElsewhere.Because("range %d was given up meanwhile", n)) })
-		return &extract{applied: x.Applied, lag: x.Lag, build: x.Build, rows: x.Rows, close: func() { stay(); x.Close(); done() }}, nil
+		return x, err
 	}
 	d.spread.again()
 	return nil, errNobody(n, d.view.name)
+}
+
+// extractHere begins to read a range that is here, which stays until the extract is closed.
+func (d *dividedAPI) extractHere(ctx context.Context, end context.CancelCauseFunc, h *heldRange, done func(), t target, q projection.Query, atLeast es.Positions) (*extract, error) {
+	begun := false
+	defer func() {
+		if !begun {
+			done()
+		}
+	}()
+	x, err := h.engine.Export(ctx, projection.Of(d.view.name, t.build), q, atLeast)
+	if err != nil {
+		return nil, err
+	}
+	stay := context.AfterFunc(h.ctx, func() { end(errRangeElsewhere.Because("range %d was given up meanwhile", h.number)) })
+	begun = true
+	return &extract{applied: x.Applied, lag: x.Lag, build: x.Build, rows: x.Rows, close: func() { stay(); x.Close(); done() }}, nil
 }
 
 // extractThere begins to read a range that another instance has.

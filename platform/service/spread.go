@@ -573,7 +573,7 @@ func (s *spreader) giveUp(h *heldRange, forGood bool) error {
 }
 
 // use returns a range for a request, if it is here and can be read: whoever asks may have asked an instance that was here before. done must be
-// called when the request is answered.
+// called when the request is answered, also if that panics, and may be called again: a range with a user that is never done is never given up.
 func (s *spreader) use(n int) (h *heldRange, done func(), ok bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -581,7 +581,7 @@ func (s *spreader) use(n int) (h *heldRange, done func(), ok bool) {
 		return nil, nil, false
 	}
 	h.users.Add(1)
-	return h, h.users.Done, true
+	return h, sync.OnceFunc(h.users.Done), true
 }
 
 // handOver has others take the ranges that only this instance has.
@@ -650,8 +650,7 @@ func (s *spreader) backup(_ context.Context, r *rest.Request) (*rest.Response, e
 	if !ok {
 		return nil, errRangeElsewhere.Because("range %d", n)
 	}
-	resp, err := backupOf(h.engine, r.Param("view"), r)
-	return h.lend(resp, err, done)
+	return h.lend(done, func() (*rest.Response, error) { return backupOf(h.engine, r.Param("view"), r) })
 }
 
 // headerPeer proves that a request, which has the credentials of a client, comes from another instance.
@@ -673,10 +672,16 @@ func (h *host) fromPeer(ctx context.Context, r *http.Request) bool {
 	return subtle.ConstantTimeCompare([]byte(r.Header.Get(headerPeer)), []byte(token.proof())) == 1
 }
 
-// lend has a range stay until its answer is sent.
-func (h *heldRange) lend(resp *rest.Response, err error, done func()) (*rest.Response, error) {
+// lend has a range stay until what it answers is sent, or until there is no answer.
+func (h *heldRange) lend(done func(), answer func() (*rest.Response, error)) (*rest.Response, error) {
+	lent := false
+	defer func() {
+		if !lent {
+			done()
+		}
+	}()
+	resp, err := answer()
 	if err != nil || resp.Stream == nil {
-		done()
 		return resp, err
 	}
 	send := resp.Stream
@@ -687,6 +692,7 @@ func (h *heldRange) lend(resp *rest.Response, err error, done func()) (*rest.Res
 		defer context.AfterFunc(h.ctx, cancel)()
 		return send(ctx, w)
 	}
+	lent = true
 	return resp, nil
 }
 

@@ -1,14 +1,17 @@
 package service
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/millrace/millrace/platform/es"
 	"github.com/millrace/millrace/platform/projection"
+	"github.com/millrace/millrace/platform/rest"
 )
 
 // TestChart: a divided view is read from builds of one version, the newest that answers queries of every range, wherever these are.
@@ -189,4 +192,51 @@ func TestDividedWatchTakes(t *testing.T) {
 			t.Errorf("at %d: %+v, %v, %v", offset, out, say, err)
 		}
 	}
+}
+
+// TestRangeUsers: a range has nobody who reads it when a request for it has ended, however that was: it could not be given up else.
+func TestRangeUsers(t *testing.T) {
+	s := &spreader{ranges: 1, held: map[int]*heldRange{0: {engine: &projection.Projector{}, ctx: t.Context()}}}
+	stream := func(context.Context, *rest.Stream) error { panic("while it is sent") }
+	for name, answer := range map[string]func() (*rest.Response, error){
+		"an answer":            func() (*rest.Response, error) { return &rest.Response{}, nil },
+		"a refusal":            func() (*rest.Response, error) { return nil, errRangeElsewhere },
+		"a panic":              func() (*rest.Response, error) { panic("before there is an answer") },
+		"a panic when it sent": func() (*rest.Response, error) { return &rest.Response{Stream: stream}, nil },
+	} {
+		h, done, ok := s.use(0)
+		if !ok {
+			t.Fatal("the range cannot be used")
+		}
+		func() {
+			defer func() { _ = recover() }()
+			if resp, err := h.lend(done, answer); err == nil && resp.Stream != nil {
+				_ = resp.Stream(t.Context(), nil)
+			}
+		}()
+		left := make(chan struct{})
+		go func() { h.users.Wait(); close(left) }()
+		select {
+		case <-left:
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%s: the range is still used", name)
+		}
+		done() // nothing comes of saying it twice
+	}
+}
+
+// TestTogether: what panics in one of several goroutines is the caller's affair, who answers for one request and not for the process.
+func TestTogether(t *testing.T) {
+	var did atomic.Int32
+	defer func() {
+		if p := fmt.Sprint(recover()); !strings.HasPrefix(p, "two\n") || did.Load() != 3 {
+			t.Errorf("%d were done, and %.80s", did.Load(), p)
+		}
+	}()
+	together(4, func(n int) {
+		if n == 2 {
+			panic("two")
+		}
+		did.Add(1)
+	})
 }

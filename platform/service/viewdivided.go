@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -92,8 +93,7 @@ func (d *dividedAPI) asked(r *rest.Request, answer func(*viewAPI) (*rest.Respons
 	if !ok {
 		return nil, errRangeElsewhere.Because("range %d of %s", n, d.view.name)
 	}
-	resp, err := answer(d.on(h, r.Header(headerBuild)))
-	return h.lend(resp, err, done)
+	return h.lend(done, func() (*rest.Response, error) { return answer(d.on(h, r.Header(headerBuild))) })
 }
 
 // one has a request answered from one range, here or by the first of the instances that have it and answer.
@@ -114,10 +114,10 @@ func (d *dividedAPI) one(ctx context.Context, r *rest.Request, n int, here func(
 			if accepts(r, typeEvents) {
 				build = "" // whoever watches follows what answers queries
 			}
-			if resp, err = here(d.on(h, build), ctx, r); errors.Is(err, projection.ErrBuildNotFound) {
+			resp, err = h.lend(done, func() (*rest.Response, error) { return here(d.on(h, build), ctx, r) })
+			if errors.Is(err, projection.ErrBuildNotFound) {
 				err = errRangeElsewhere // it has been replaced meanwhile
 			}
-			resp, err = h.lend(resp, err, done)
 		} else {
 			resp, err = d.remote(ctx, t, n, r)
 		}
@@ -353,11 +353,7 @@ func (d *dividedAPI) gather(ctx context.Context, r *rest.Request, given url.Valu
 	of.Cursor = ""
 	pages = make([]rangePage, d.spread.ranges)
 	errs := make([]error, d.spread.ranges)
-	var all sync.WaitGroup
-	for n := range pages {
-		all.Go(func() { pages[n], errs[n] = d.page(ctx, r, given, of, atLeast, route, n) })
-	}
-	all.Wait()
+	together(len(pages), func(n int) { pages[n], errs[n] = d.page(ctx, r, given, of, atLeast, route, n) })
 	for _, err := range errs {
 		if err != nil {
 			return nil, err
@@ -379,8 +375,7 @@ func (d *dividedAPI) page(ctx context.Context, r *rest.Request, given url.Values
 			if !ok {
 				continue
 			}
-			page, err = d.on(h, t.build).rangePage(ctx, given, q, atLeast)
-			done()
+			page, err = d.pageHere(ctx, h, done, t, given, q, atLeast)
 			if errors.Is(err, projection.ErrBuildNotFound) {
 				continue // it has been replaced meanwhile
 			}
@@ -409,6 +404,34 @@ func (d *dividedAPI) page(ctx context.Context, r *rest.Request, given url.Values
 	}
 	d.spread.again()
 	return page, errNobody(n, d.view.name)
+}
+
+// pageHere asks a range that is here.
+func (d *dividedAPI) pageHere(ctx context.Context, h *heldRange, done func(), t target, given url.Values, q projection.Query, atLeast es.Positions) (rangePage, error) {
+	defer done()
+	return d.on(h, t.build).rangePage(ctx, given, q, atLeast)
+}
+
+// together calls do for each number below n, at once. What panics does so in the caller: elsewhere it would end the process.
+func together(n int, do func(int)) {
+	panics := make([]any, n)
+	var all sync.WaitGroup
+	for i := range n {
+		all.Go(func() {
+			defer func() {
+				if p := recover(); p != nil {
+					panics[i] = fmt.Sprintf("%v\n%s", p, debug.Stack())
+				}
+			}()
+			do(i)
+		})
+	}
+	all.Wait()
+	for _, p := range panics {
+		if p != nil {
+			panic(p)
+		}
+	}
 }
 
 // A refusal is the answer of another instance that has no page in it, to be passed on as it is.

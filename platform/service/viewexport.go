@@ -64,9 +64,10 @@ func (a *viewAPI) export(ctx context.Context, name string, q projection.Query, a
 
 // sheetOf streams an extract. What cannot be written as it should be cuts the connection, as the end of this process does: a body that ends is
 // the whole, and is followed by how many rows it has.
-func sheetOf(x *extract, form form, as format) (_ *rest.Response, err error) {
+func sheetOf(x *extract, form form, as format) (*rest.Response, error) {
+	begun := false
 	defer func() {
-		if err != nil {
+		if !begun {
 			x.close()
 		}
 	}()
@@ -82,6 +83,7 @@ func sheetOf(x *extract, form form, as format) (_ *rest.Response, err error) {
 	}
 	header := freshness(x.applied.String(), x.lag)
 	header["Trailer"] = []string{rowsTrailer}
+	begun = true
 	return &rest.Response{Header: header, ContentType: media, Stream: func(ctx context.Context, w *rest.Stream) error {
 		defer x.close()
 		c := &client{w: w}
