@@ -48,6 +48,14 @@ const grace = 30 * time.Millisecond
 // retryAfter is what clients are told when a view is behind.
 const retryAfter = time.Second
 
+type patienceKey struct{}
+
+// WithPatience returns a context whose queries wait for positions for d at most, be it shorter than Config.WaitMax: who asks has another
+// projector to ask then.
+func WithPatience(ctx context.Context, d time.Duration) context.Context {
+	return context.WithValue(ctx, patienceKey{}, d)
+}
+
 // wait returns when the view has committed all of need, or ErrForeignTopic, ErrPositionAhead, ErrBuildEnds, ErrNotCaughtUp, ctx's error.
 func (p *Projector) wait(ctx context.Context, g *generation, need es.Positions) error {
 	need = p.own(need)
@@ -80,9 +88,13 @@ func (p *Projector) wait(ctx context.Context, g *generation, need es.Positions) 
 		defer g.mu.Unlock()
 		delete(g.waiters, w)
 	}()
-	deadline := time.NewTimer(p.cfg.WaitMax)
+	patience := p.cfg.WaitMax
+	if d, ok := ctx.Value(patienceKey{}).(time.Duration); ok {
+		patience = min(patience, d)
+	}
+	deadline := time.NewTimer(patience)
 	defer deadline.Stop()
-	soon := time.NewTimer(min(grace, p.cfg.WaitMax/2))
+	soon := time.NewTimer(min(grace, patience/2))
 	defer soon.Stop()
 	ahead := make(chan error, 1)
 	for {

@@ -389,6 +389,49 @@ func TestDividedCopies(t *testing.T) {
 	}
 }
 
+// TestDividedLate: what a copy of a range does not have in time is had from another one, within the time that a query waits; if none has it, that
+// is said as late as of one copy.
+func TestDividedLate(t *testing.T) {
+	b := newBank(t)
+	rnd := rand.New(rand.NewPCG(1, 2))
+	b.pay(rnd, 40)
+	one, two := b.start("", 1, "MILLRACE_QUERY_WAIT_MAX=1s"), b.start("", 1, "MILLRACE_QUERY_WAIT_MAX=1s")
+	b.settles(2, one, two)
+	pause := func(r *running) {
+		for _, h := range r.host.views.spreads["purses"].all() {
+			if err := h.engine.Pause("purses"); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	pause(one)
+	b.pay(rnd, 40)
+	asks := map[string][]string{"/a-7": nil, "?limit=1000": nil, "?count": nil, "?prefix=a-1": {"Accept: application/x-ndjson"}}
+	for path, header := range asks {
+		header = append(header, "Millrace-At-Least: "+b.need.String())
+		want := b.send("GET", "/v1/views/whole"+path, "", header...)
+		// The other one does not wait for the first one at all.
+		for _, r := range []*running{one, two} {
+			began := time.Now()
+			if got := r.send("GET", "/v1/views/purses"+path, "", header...); got.status != want.status || want.status == 200 && got.body != want.body {
+				t.Errorf("%s: %d %s, want %d %s", path, got.status, got.body, want.status, want.body)
+			}
+			if took := time.Since(began); r == two && took > 400*time.Millisecond {
+				t.Errorf("%s took %s at an instance that is up to date", path, took)
+			}
+		}
+	}
+	pause(two)
+	b.pay(rnd, 10)
+	for path, header := range asks {
+		began := time.Now()
+		a := one.send("GET", "/v1/views/purses"+path, "", append(header, "Millrace-At-Least: "+b.need.String())...)
+		if took := time.Since(began); a.status != 503 || !strings.Contains(a.body, "not_caught_up") || a.header.Get("Retry-After") == "" || took > 1900*time.Millisecond {
+			t.Errorf("%s: no copy has it: %d %s, after %s", path, a.status, a.body, took)
+		}
+	}
+}
+
 // TestDividedUpgrade starts instances of a divided view one after the other with a new version of it: each answer is of one version as a whole, and
 // once all have it, of the new one, which those who watch are told.
 //

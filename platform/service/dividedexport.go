@@ -129,10 +129,15 @@ func (d *dividedAPI) export(_ context.Context, r *rest.Request, q projection.Que
 
 // extract begins to read one range; end ends the whole.
 func (d *dividedAPI) extract(ctx context.Context, end context.CancelCauseFunc, r *rest.Request, q projection.Query, atLeast es.Positions, route *viewRoute, n int) (*extract, error) {
-	for _, t := range route.targets(n) {
+	var late error
+	for t := range d.turns(route, n, atLeast != nil) {
 		if t.address != "" {
 			x, err := d.extractThere(ctx, r, t, n, atLeast)
-			if elsewhere(err) {
+			switch {
+			case elsewhere(err):
+				continue
+			case errors.Is(err, projection.ErrNotCaughtUp):
+				late = err
 				continue
 			}
 			return x, err
@@ -141,11 +146,18 @@ func (d *dividedAPI) extract(ctx context.Context, end context.CancelCauseFunc, r
 		if !ok {
 			continue
 		}
-		x, err := d.extractHere(ctx, end, h, done, t, q, atLeast)
-		if errors.Is(err, projection.ErrBuildNotFound) {
+		x, err := d.extractHere(t.patient(ctx), end, h, done, t, q, atLeast)
+		switch {
+		case errors.Is(err, projection.ErrBuildNotFound):
 			continue // it has been replaced meanwhile
+		case errors.Is(err, projection.ErrNotCaughtUp):
+			late = err
+			continue
 		}
 		return x, err
+	}
+	if late != nil {
+		return nil, late
 	}
 	d.spread.again()
 	return nil, errNobody(n, d.view.name)
@@ -204,10 +216,14 @@ func (d *dividedAPI) extractThere(ctx context.Context, r *rest.Request, t target
 		if err != nil {
 			return nil, errNoAnswer.Because("%s", t.address).Wrap(err)
 		}
-		if err := notHere(resp.StatusCode, body); err != nil {
+		answer := &refusal{&rest.Response{Status: resp.StatusCode, Header: resp.Header, Body: body, ContentType: resp.Header.Get("Content-Type")}}
+		switch err := notHere(resp.StatusCode, body); {
+		case errors.Is(err, projection.ErrNotCaughtUp):
+			return nil, projection.ErrNotCaughtUp.Wrap(answer)
+		case err != nil:
 			return nil, err
 		}
-		return nil, &refusal{&rest.Response{Status: resp.StatusCode, Header: resp.Header, Body: body, ContentType: resp.Header.Get("Content-Type")}}
+		return nil, answer
 	}
 	in := json.NewDecoder(bufio.NewReaderSize(resp.Body, 64<<10))
 	var head rangeHead

@@ -713,6 +713,7 @@ func (h *host) peer(r *http.Request) error {
 type target struct {
 	address string // of another instance; "" = here
 	build   string
+	wait    time.Duration // for positions, at most; 0 = as long as it does
 }
 
 // A viewRoute is where each range of a view can be read, from builds of one version: the newest that answers queries of every range that is
@@ -759,7 +760,7 @@ func chart(view string, ranges int, have map[string][]heldAnswer) *viewRoute {
 		for _, a := range have[m] {
 			for _, b := range a.Views[view] {
 				if a.Range >= 0 && a.Range < ranges {
-					all[a.Range] = append(all[a.Range], found{target{m, b.Build}, b.Version, b.Live, b.Behind})
+					all[a.Range] = append(all[a.Range], found{target{address: m, build: b.Build}, b.Version, b.Live, b.Behind})
 				}
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
@@ -29,6 +30,7 @@ const (
 	headerRange = "Millrace-Range" // which, as 2/5
 	headerBuild = "Millrace-Build" // of which build
 	headerAfter = "Millrace-After" // the place, in hexadecimal, after which the rows of a list are wanted
+	headerWait  = "Millrace-Wait"  // for how long to wait for positions, at most
 )
 
 // headerAtLeast is what rest.Request.AtLeast reads.
@@ -61,7 +63,7 @@ func (d *dividedAPI) row(ctx context.Context, r *rest.Request) (*rest.Response, 
 		return nil, err
 	}
 	if r.Header(headerRange) != "" && d.spread.h.fromPeer(ctx, r.HTTP()) {
-		return d.asked(r, func(a *viewAPI) (*rest.Response, error) { return a.row(ctx, r) })
+		return d.asked(ctx, r, func(ctx context.Context, a *viewAPI) (*rest.Response, error) { return a.row(ctx, r) })
 	}
 	route, _ := d.spread.route(d.view.name)
 	id := d.code(route.version).stream(r.Param("key"))
@@ -83,7 +85,7 @@ func (s *spreader) rangeOf(partition int32) int {
 }
 
 // asked answers another instance from the range that it names.
-func (d *dividedAPI) asked(r *rest.Request, answer func(*viewAPI) (*rest.Response, error)) (*rest.Response, error) {
+func (d *dividedAPI) asked(ctx context.Context, r *rest.Request, answer func(context.Context, *viewAPI) (*rest.Response, error)) (*rest.Response, error) {
 	number, of, _ := strings.Cut(r.Header(headerRange), "/")
 	n, err := strconv.Atoi(number)
 	if err != nil || of != strconv.Itoa(d.spread.ranges) {
@@ -93,7 +95,10 @@ func (d *dividedAPI) asked(r *rest.Request, answer func(*viewAPI) (*rest.Respons
 	if !ok {
 		return nil, errRangeElsewhere.Because("range %d of %s", n, d.view.name)
 	}
-	return h.lend(done, func() (*rest.Response, error) { return answer(d.on(h, r.Header(headerBuild))) })
+	if wait, err := time.ParseDuration(r.Header(headerWait)); err == nil && wait > 0 {
+		ctx = projection.WithPatience(ctx, wait)
+	}
+	return h.lend(done, func() (*rest.Response, error) { return answer(ctx, d.on(h, r.Header(headerBuild))) })
 }
 
 // one has a request answered from one range, here or by the first of the instances that have it and answer.
@@ -103,7 +108,9 @@ func (d *dividedAPI) one(ctx context.Context, r *rest.Request, n int, here func(
 	if len(route.of[n]) == 0 {
 		return nil, err
 	}
-	for _, t := range route.targets(n) {
+	var late *rest.Response
+	var lateErr error
+	for t := range d.turns(route, n, r.Header(headerAtLeast) != "") {
 		var resp *rest.Response
 		if t.address == "" {
 			h, done, ok := d.spread.use(n)
@@ -114,19 +121,57 @@ func (d *dividedAPI) one(ctx context.Context, r *rest.Request, n int, here func(
 			if accepts(r, typeEvents) {
 				build = "" // whoever watches follows what answers queries
 			}
-			resp, err = h.lend(done, func() (*rest.Response, error) { return here(d.on(h, build), ctx, r) })
+			resp, err = h.lend(done, func() (*rest.Response, error) { return here(d.on(h, build), t.patient(ctx), r) })
 			if errors.Is(err, projection.ErrBuildNotFound) {
 				err = errRangeElsewhere // it has been replaced meanwhile
 			}
 		} else {
 			resp, err = d.remote(ctx, t, n, r)
 		}
-		if !elsewhere(err) {
+		switch {
+		case errors.Is(err, projection.ErrNotCaughtUp):
+			late, lateErr = resp, err
+		case !elsewhere(err):
 			return resp, err
 		}
 	}
+	switch {
+	case late != nil:
+		return late, nil
+	case lateErr != nil:
+		return nil, lateErr
+	}
 	d.spread.again()
 	return nil, errNobody(n, d.view.name)
+}
+
+// turns yields where a range can be read, in the order in which they are to be tried. Those that are asked for positions share the time that a
+// query waits for them: one that is behind, say because it is paused or has halted, is left for the next one while the client still waits, and
+// if all are behind, that is not more to wait for than with one.
+func (d *dividedAPI) turns(route *viewRoute, n int, waits bool) iter.Seq[target] {
+	return func(yield func(target) bool) {
+		until := time.Now().Add(d.spread.h.config.QueryWaitMax)
+		targets := route.targets(n)
+		for i, t := range targets {
+			if waits && len(targets) > 1 {
+				if t.wait = time.Until(until); i < len(targets)-1 {
+					t.wait /= 2
+				}
+				t.wait = max(t.wait, time.Millisecond)
+			}
+			if !yield(t) {
+				return
+			}
+		}
+	}
+}
+
+// patient returns the context in which a range that is here is read.
+func (t target) patient(ctx context.Context) context.Context {
+	if t.wait > 0 {
+		return projection.WithPatience(ctx, t.wait)
+	}
+	return ctx
 }
 
 // targets returns where a range can be read, in the order in which they are to be tried: here, then the others, another one first each time.
@@ -160,7 +205,7 @@ func elsewhere(err error) bool {
 // remote has a request answered by another instance, from a range that it has.
 func (d *dividedAPI) remote(ctx context.Context, t target, n int, r *rest.Request) (*rest.Response, error) {
 	if accepts(r, typeEvents) {
-		resp, err := d.spread.h.passOn(ctx, t.address, r, d.about(target{address: t.address}, n)...)
+		resp, err := d.spread.h.passOn(ctx, t.address, r, d.about(target{address: t.address, wait: t.wait}, n)...)
 		if err != nil {
 			return nil, errNoAnswer.Wrap(err)
 		}
@@ -171,9 +216,13 @@ func (d *dividedAPI) remote(ctx context.Context, t target, n int, r *rest.Reques
 
 // about says to another instance what of it is asked.
 func (d *dividedAPI) about(t target, n int) []forward.Field {
+	wait := ""
+	if t.wait > 0 {
+		wait = t.wait.String()
+	}
 	return []forward.Field{
 		{Name: headerRange, Value: projection.Range{Number: n, Of: d.spread.ranges}.String()}, {Name: headerBuild, Value: t.build},
-		{Name: headerPeer, Value: peerToken(d.spread.h.config.PeerToken).proof()},
+		{Name: headerWait, Value: wait}, {Name: headerPeer, Value: peerToken(d.spread.h.config.PeerToken).proof()},
 	}
 }
 
@@ -196,7 +245,8 @@ func (d *dividedAPI) do(ctx context.Context, t target, q *forward.Request, field
 	return fromPeer(got), notHere(got.Status, got.Body)
 }
 
-// notHere returns errRangeElsewhere if that is what an answer says, or that it cannot be had there just now.
+// notHere returns errRangeElsewhere if that is what an answer says, or that it cannot be had there just now, and projection.ErrNotCaughtUp for
+// one that is behind.
 func notHere(status int, body []byte) error {
 	var p struct{ Code string }
 	if status != http.StatusServiceUnavailable && status != http.StatusNotFound || json.Unmarshal(body, &p) != nil {
@@ -205,6 +255,8 @@ func notHere(status int, body []byte) error {
 	switch p.Code {
 	case errRangeElsewhere.Code, errStopping.Code, projection.ErrBuildNotFound.Code:
 		return errRangeElsewhere
+	case projection.ErrNotCaughtUp.Code:
+		return projection.ErrNotCaughtUp
 	}
 	return nil
 }
@@ -244,7 +296,7 @@ func (d *dividedAPI) list(ctx context.Context, r *rest.Request) (*rest.Response,
 		return nil, err
 	}
 	if r.Header(headerRange) != "" && d.spread.h.fromPeer(ctx, r.HTTP()) {
-		return d.asked(r, func(a *viewAPI) (*rest.Response, error) { return a.rangeList(ctx, r) })
+		return d.asked(ctx, r, func(ctx context.Context, a *viewAPI) (*rest.Response, error) { return a.rangeList(ctx, r) })
 	}
 	route, err := d.spread.route(d.view.name)
 	if err != nil {
@@ -369,15 +421,20 @@ func (d *dividedAPI) gather(ctx context.Context, r *rest.Request, given url.Valu
 
 // page asks one range.
 func (d *dividedAPI) page(ctx context.Context, r *rest.Request, given url.Values, q projection.Query, atLeast es.Positions, route *viewRoute, n int) (page rangePage, err error) {
-	for _, t := range route.targets(n) {
+	var late error
+	for t := range d.turns(route, n, atLeast != nil) {
 		if t.address == "" {
 			h, done, ok := d.spread.use(n)
 			if !ok {
 				continue
 			}
-			page, err = d.pageHere(ctx, h, done, t, given, q, atLeast)
-			if errors.Is(err, projection.ErrBuildNotFound) {
+			page, err = d.pageHere(t.patient(ctx), h, done, t, given, q, atLeast)
+			switch {
+			case errors.Is(err, projection.ErrBuildNotFound):
 				continue // it has been replaced meanwhile
+			case errors.Is(err, projection.ErrNotCaughtUp):
+				late = err
+				continue
 			}
 			return page, err
 		}
@@ -392,6 +449,9 @@ func (d *dividedAPI) page(ctx context.Context, r *rest.Request, given url.Values
 		switch {
 		case elsewhere(err):
 			continue
+		case errors.Is(err, projection.ErrNotCaughtUp):
+			late = &refusal{resp}
+			continue
 		case err != nil:
 			return page, err
 		case resp.Status != http.StatusOK:
@@ -401,6 +461,9 @@ func (d *dividedAPI) page(ctx context.Context, r *rest.Request, given url.Values
 			return page, errNoAnswer.Because("%s does not speak as this instance does", t.address).Wrap(err)
 		}
 		return page, nil
+	}
+	if late != nil {
+		return page, late
 	}
 	d.spread.again()
 	return page, errNobody(n, d.view.name)
