@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/millrace/millrace/platform/es"
 	"github.com/millrace/millrace/platform/projection"
@@ -430,6 +431,61 @@ func TestDividedLate(t *testing.T) {
 			t.Errorf("%s: no copy has it: %d %s, after %s", path, a.status, a.body, took)
 		}
 	}
+}
+
+// TestDividedSetback: an instance that cannot take a range goes on with those that it has, says so, and takes it when it can.
+func TestDividedSetback(t *testing.T) {
+	b := newBank(t)
+	b.pay(rand.New(rand.NewPCG(1, 2)), 60)
+	one, two := b.start("", 1, "MILLRACE_VIEW_COPIES=1", "MILLRACE_HANDOVER_TIMEOUT=1s"), b.start("", 1, "MILLRACE_VIEW_COPIES=1")
+	b.settles(1, one, two)
+	s := two.host.views.spreads["purses"]
+	var blocked []string
+	for n := range divisions {
+		if s.here(n) == nil {
+			blocked = append(blocked, filepath.Join(s.dir, strconv.Itoa(n)))
+			if err := os.WriteFile(blocked[len(blocked)-1], nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	one.stop()
+	for late := time.Now().Add(30 * time.Second); len(blocked) == 0 || strings.Count(s.setbacks(), "cannot be taken") < len(blocked); <-time.After(50 * time.Millisecond) {
+		if time.Now().After(late) {
+			t.Fatalf("ranges %v are taken: %s", blocked, s.setbacks())
+		}
+	}
+	answered, missing := 0, 0
+	for i := range 60 {
+		switch a := two.send("GET", fmt.Sprintf("/v1/views/purses/a-%d", i), ""); a.status {
+		case 200, 404:
+			answered++
+		case 503:
+			missing++
+		}
+	}
+	if answered == 0 || missing == 0 {
+		t.Errorf("of 60 rows %d are answered, and %d are not there", answered, missing)
+	}
+	var failed []string
+	for _, st := range s.status("purses") {
+		if st.Here == "failed" && strings.Contains(st.Why, "cannot be used") {
+			failed = append(failed, filepath.Join(s.dir, strconv.Itoa(st.Range)))
+		}
+	}
+	if !slices.Equal(failed, blocked) {
+		t.Errorf("it is said of %v, want %v", failed, blocked)
+	}
+	if got := testutil.ToFloat64(two.host.metrics.setbacks.WithLabelValues("purses-views", filepath.Base(blocked[0]))); got < 1 {
+		t.Error("it is not counted")
+	}
+	for _, path := range blocked {
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.settles(1, two)
+	b.compare(two)
 }
 
 // TestDividedUpgrade starts instances of a divided view one after the other with a new version of it: each answer is of one version as a whole, and

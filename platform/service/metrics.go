@@ -34,6 +34,7 @@ type metrics struct {
 	rogue     *prometheus.CounterVec   // by topic
 	resends   *prometheus.CounterVec   // by topic
 	passed    *prometheus.HistogramVec // by outcome
+	setbacks  *prometheus.CounterVec   // by projector and range
 }
 
 func newMetrics(views *viewSet) *metrics {
@@ -55,6 +56,7 @@ func newMetrics(views *viewSet) *metrics {
 	m.fences = counter("millrace_fences_total", "Partitions that this process lost.", "topic", "reason")
 	m.rogue = counter("millrace_rogue_records_total", "Records that no owner wrote, dropped: somebody else writes the topic.", "topic")
 	m.resends = counter("millrace_append_resends_total", "Batches sent again because an answer was lost or meant to wait.", "topic")
+	m.setbacks = counter("millrace_range_failures_total", "Times that a range of divided views could not be taken, or not be removed when it was given up.", "projector", "range")
 	m.passed = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "millrace_forward_duration_seconds", Help: "Of requests that another instance answered, from sending to the answer.",
 		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5},
@@ -62,7 +64,7 @@ func newMetrics(views *viewSet) *metrics {
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "millrace_build_info", Help: "1, with the version as a label.", ConstLabels: prometheus.Labels{"version": Version}})
 	build.Set(1)
 	m.audited, m.differing = newAudited(), newDiffering()
-	m.registry.MustRegister(m.commands, m.audited, m.differing, m.counted, m.appended, &m.views, m.fences, m.rogue, m.resends, m.passed, build, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.registry.MustRegister(m.commands, m.audited, m.differing, m.counted, m.appended, &m.views, m.fences, m.rogue, m.resends, m.passed, m.setbacks, build, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 

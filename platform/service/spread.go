@@ -18,6 +18,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/millrace/millrace/platform/eventlog"
@@ -51,6 +52,7 @@ type spreader struct {
 	others  map[string][]heldAnswer // by address, of instances that answer
 	members []string                // where a range should be; this instance is among them unless it leaves
 	gone    map[string]time.Time    // since when members are not there any more
+	back    map[int]*setback        // ranges that should be here and cannot be taken just now
 
 	routes atomic.Pointer[map[string]*viewRoute]
 	was    atomic.Bool // ready
@@ -67,6 +69,13 @@ type heldRange struct {
 	done   chan struct{}  // closed when the engine has ended
 	spare  time.Time      // since when it need not be here; zero = it must
 	fresh  bool           // nothing of it was here before
+}
+
+// A setback is why a range cannot be taken, and when that is tried again.
+type setback struct {
+	err   error
+	wait  time.Duration
+	again time.Time
 }
 
 // A heldAnswer says what an instance has of a range.
@@ -95,6 +104,9 @@ const (
 	// spreadSpare is for how long a range that should be elsewhere, and is there, stays: the others have seen that by then. It is a time and not a
 	// number of looks, for whoever misses a range has them follow each other at once.
 	spreadSpare = 4 * spreadEvery
+	// spreadRetry is after how long a range that could not be taken is tried again: that long, then twice that, and so on up to spreadRetryMax.
+	spreadRetry    = spreadEvery
+	spreadRetryMax = time.Minute
 )
 
 var (
@@ -107,7 +119,7 @@ var (
 func newSpreader(h *host, p Projector, views []View, find func(string) (eventlog.Topic, error)) (*spreader, error) {
 	s := &spreader{
 		h: h, role: p, views: views, find: find, ranges: h.config.ViewRanges, copies: h.config.ViewCopies,
-		look: make(chan struct{}, 1), left: make(chan struct{}), held: map[int]*heldRange{}, others: map[string][]heldAnswer{}, gone: map[string]time.Time{},
+		look: make(chan struct{}, 1), left: make(chan struct{}), held: map[int]*heldRange{}, others: map[string][]heldAnswer{}, gone: map[string]time.Time{}, back: map[int]*setback{},
 	}
 	if h.secured && h.config.PeerToken == "" {
 		return nil, ErrConfig.Because("view.ranges: instances give each other the rows of views, which this application does not let everybody read").
@@ -152,9 +164,12 @@ func (s *spreader) ready() error {
 		return nil
 	}
 	missing, known := s.behind()
+	why := s.setbacks()
 	switch {
 	case !known:
 		return projection.ErrNotCaughtUp.Because("which ranges of the views of %s should be here is not known yet", s.role.Name)
+	case len(missing) > 0 && why != "":
+		return projection.ErrNotCaughtUp.Because("ranges %v of the views of %s are being brought up to date; %s", missing, s.role.Name, why)
 	case len(missing) > 0:
 		return projection.ErrNotCaughtUp.Because("ranges %v of the views of %s are being brought up to date", missing, s.role.Name)
 	}
@@ -204,7 +219,7 @@ func (s *spreader) run(ctx context.Context) (err error) {
 	defer func() {
 		leave()
 		for _, h := range s.all() {
-			err = errors.Join(err, s.giveUp(h, false))
+			err = errors.Join(err, s.end(h))
 		}
 	}()
 	if err := s.resume(ctx, failed); err != nil {
@@ -257,7 +272,7 @@ func (s *spreader) resume(ctx context.Context, failed chan<- error) error {
 			}
 			continue
 		}
-		if err := s.take(ctx, n, failed); err != nil {
+		if err := s.try(ctx, n, failed); err != nil {
 			return err
 		}
 	}
@@ -291,15 +306,14 @@ func (s *spreader) step(ctx context.Context, member *eventlog.Member, failed cha
 				here.spare = time.Time{}
 				continue
 			}
-			if err := s.take(ctx, n, failed); err != nil {
+			if err := s.try(ctx, n, failed); err != nil {
 				return err
 			}
 		case here == nil:
+			s.setBack(n, nil)
 		case here.fresh && !here.engine.CaughtUp() && s.answers(who):
 			// It was begun while others that should have it were not known, and serves nobody.
-			if err := s.giveUp(here, true); err != nil {
-				return err
-			}
+			s.giveUp(here)
 		case !s.leaving() && s.haveAll(n, who) && !missed(s.views, s.ranges, n, s.everybody()):
 			if here.spare.IsZero() {
 				here.spare = time.Now()
@@ -307,9 +321,7 @@ func (s *spreader) step(ctx context.Context, member *eventlog.Member, failed cha
 			if time.Since(here.spare) < spreadSpare {
 				continue
 			}
-			if err := s.giveUp(here, true); err != nil {
-				return err
-			}
+			s.giveUp(here)
 		default:
 			here.spare = time.Time{}
 		}
@@ -549,8 +561,8 @@ func (s *spreader) take(ctx context.Context, n int, failed chan<- error) error {
 // rangeName is the name under which a range of a view is operated.
 func rangeName(view string, n int) string { return view + "." + strconv.Itoa(n) }
 
-// giveUp ends a range here, when those who read it are done, and removes what is stored of it if it is for good.
-func (s *spreader) giveUp(h *heldRange, forGood bool) error {
+// end ends a range here when those who read it are done.
+func (s *spreader) end(h *heldRange) error {
 	s.mu.Lock()
 	delete(s.held, h.number)
 	s.mu.Unlock()
@@ -560,16 +572,81 @@ func (s *spreader) giveUp(h *heldRange, forGood bool) error {
 	h.cancel()
 	h.users.Wait()
 	<-h.done
-	if err := h.engine.Close(); err != nil || !forGood {
-		return err
-	}
-	s.h.logger.Info("a range of views is kept elsewhere now", "role", s.role.Name, "range", h.number, "of", s.ranges)
+	return h.engine.Close()
+}
+
+// giveUp ends a range that others have, and removes what is stored of it. What cannot be removed does no harm but take room: it is removed when
+// the range is given up again, or goes on if the range comes back.
+func (s *spreader) giveUp(h *heldRange) {
 	dir := filepath.Join(s.dir, strconv.Itoa(h.number))
 	removed := dir + ".removed" // not to be found half of it at the next start
-	if err := errors.Join(os.RemoveAll(removed), os.Rename(dir, removed), os.RemoveAll(removed)); err != nil {
-		return ErrConfig.Because("data.dir %s", s.dir).Wrap(err)
+	err := errors.Join(s.end(h), os.RemoveAll(removed), os.Rename(dir, removed), os.RemoveAll(removed))
+	if err != nil {
+		s.h.metrics.setbacks.WithLabelValues(s.role.Name, strconv.Itoa(h.number)).Inc()
+		s.h.logger.Error("a range of views is kept elsewhere now, and not all of what was stored here could be removed", "role", s.role.Name, "range", h.number, "of", s.ranges, "dir", dir, "error", err)
+		return
 	}
+	s.h.logger.Info("a range of views is kept elsewhere now", "role", s.role.Name, "range", h.number, "of", s.ranges)
+}
+
+// try takes a range, unless that failed a short while ago. What may be otherwise later, as when the disk is full, is tried again, and this instance
+// goes on with the ranges that it has; what will not, ends it.
+func (s *spreader) try(ctx context.Context, n int, failed chan<- error) error {
+	s.mu.RLock()
+	b := s.back[n]
+	s.mu.RUnlock()
+	if b != nil && time.Now().Before(b.again) {
+		return nil
+	}
+	err := s.take(ctx, n, failed)
+	if err != nil && (ctx.Err() != nil || !passing(err)) {
+		return err
+	}
+	s.setBack(n, err)
 	return nil
+}
+
+// setBack notes why a range cannot be taken; nil = it can, or need not be.
+func (s *spreader) setBack(n int, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err == nil {
+		delete(s.back, n)
+		return
+	}
+	b := &setback{err: err, wait: spreadRetry}
+	if before := s.back[n]; before != nil {
+		b.wait = min(2*before.wait, spreadRetryMax)
+	}
+	b.again = time.Now().Add(b.wait)
+	s.back[n] = b
+	s.h.metrics.setbacks.WithLabelValues(s.role.Name, strconv.Itoa(n)).Inc()
+	s.h.logger.Error("a range of views that should be here cannot be taken, and is tried again", "role", s.role.Name, "range", n, "of", s.ranges, "after", b.wait, "error", fault.Line(err))
+}
+
+// setbacks says why ranges cannot be taken, "" = all can.
+func (s *spreader) setbacks() string {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var why []string
+	for n := range s.ranges {
+		if b := s.back[n]; b != nil {
+			why = append(why, fmt.Sprintf("range %d cannot be taken: %s", n, fault.Line(b.err)))
+		}
+	}
+	return strings.Join(why, "; ")
+}
+
+// passing reports whether what failed may succeed later without a restart: somebody else does not answer, or the machine has too little of
+// something. What is stored being damaged, and a disk that does not write, is not among it, though who asks is to come back later.
+func passing(err error) bool {
+	switch {
+	case errors.Is(err, store.ErrDamaged), errors.Is(err, store.ErrFailed):
+		return false
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+		return true
+	}
+	return fault.KindOf(err).Retryable()
 }
 
 // use returns a range for a request, if it is here and can be read: whoever asks may have asked an instance that was here before. done must be
@@ -823,6 +900,11 @@ func (s *spreader) status(view string) []rangeStatus {
 			}
 		}
 		st.Partitions = fmt.Sprintf("%d-%d", first, last)
+		s.mu.RLock()
+		if b := s.back[n]; b != nil {
+			st.Here, st.Why = "failed", fault.Line(b.err)
+		}
+		s.mu.RUnlock()
 		if h := s.here(n); h != nil {
 			if st.Here = "building"; h.engine.CaughtUp() {
 				st.Here = "ready"

@@ -2,16 +2,22 @@ package service
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
+	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/millrace/millrace/platform/es"
 	"github.com/millrace/millrace/platform/projection"
+	"github.com/millrace/millrace/platform/registry"
 	"github.com/millrace/millrace/platform/rest"
+	"github.com/millrace/millrace/platform/store"
 )
 
 // TestChart: a divided view is read from builds of one version, the newest that answers queries of every range, wherever these are.
@@ -88,6 +94,11 @@ func TestSpreadReady(t *testing.T) {
 	if s.ready() == nil {
 		t.Error("it has nothing of what it should have, and is ready")
 	}
+	s.back = map[int]*setback{1: {err: store.ErrDiskFull}}
+	if err := s.ready(); err == nil || !strings.Contains(err.Error(), "range 1 cannot be taken: the disk is nearly full") {
+		t.Errorf("a range cannot be taken: %v", err)
+	}
+	s.back = nil
 	s.copies = 0 // it has all that it should have
 	if err := s.ready(); err != nil {
 		t.Error(err)
@@ -239,4 +250,48 @@ func TestTogether(t *testing.T) {
 		}
 		did.Add(1)
 	})
+}
+
+// TestPassing: what may pass is tried again, and what will not ends the process, which says so.
+func TestPassing(t *testing.T) {
+	for _, tc := range []struct {
+		err  error
+		want bool
+	}{
+		{store.ErrDiskFull.Because("1 MiB left"), true},
+		{store.ErrDirectory.Wrap(syscall.EACCES), true},
+		{store.ErrLocked, true},
+		{registry.ErrUnreachable, true},
+		{projection.ErrControl.Wrap(&os.PathError{Op: "write", Path: "view.json", Err: syscall.ENOSPC}), true},
+		{projection.ErrControl.Because("view.json is not JSON"), false},
+		{projection.ErrView, false},
+		{store.ErrDamaged, false},
+		{store.ErrFailed.Wrap(syscall.EIO), false},
+		{errors.New("something else"), false},
+	} {
+		if got := passing(tc.err); got != tc.want {
+			t.Errorf("%v: %t", tc.err, got)
+		}
+	}
+}
+
+// TestSetback: each failure is waited for longer, up to a minute, until the range can be taken or need not be.
+func TestSetback(t *testing.T) {
+	h := newHost(App{Name: "bank"}, Config{}, slog.New(slog.DiscardHandler))
+	defer h.close()
+	s := &spreader{h: h, ranges: 2, back: map[int]*setback{}}
+	var waits []time.Duration
+	for range 8 {
+		s.setBack(1, store.ErrDiskFull)
+		waits = append(waits, s.back[1].wait/time.Second)
+	}
+	if want := []time.Duration{1, 2, 4, 8, 16, 32, 60, 60}; !slices.Equal(waits, want) {
+		t.Errorf("it waits %v seconds, want %v", waits, want)
+	}
+	if err := s.try(t.Context(), 1, nil); err != nil { // it would have no engine to open
+		t.Error(err)
+	}
+	if s.setBack(1, nil); s.setbacks() != "" {
+		t.Errorf("it can be taken: %s", s.setbacks())
+	}
 }

@@ -576,7 +576,8 @@ type rangeStatus struct {
 	Partitions string   `json:"partitions"`        // e.g. 4-7
 	Wanted     []string `json:"wanted"`            // where it should be
 	Ready      []string `json:"ready"`             // where it can be read
-	Here       string   `json:"here,omitempty"`    // what is here: ready or building
+	Here       string   `json:"here,omitempty"`    // what is here: ready, building, or failed: it should be
+	Why        string   `json:"why,omitempty"`     // it failed
 	Version    *int     `json:"version,omitempty"` // that queries are answered from
 }
 

@@ -23,6 +23,7 @@ type rangeAnswer struct {
 	Wanted     []string `json:"wanted"`
 	Ready      []string `json:"ready"`
 	Here       string   `json:"here,omitempty"`
+	Why        string   `json:"why,omitempty"`
 	Version    *int     `json:"version,omitempty"`
 }
 
@@ -81,6 +82,11 @@ func writeRanges(c *cobra.Command, o output, all []rangesAnswer) error {
 			t.add(strconv.Itoa(r.Range), r.Partitions, version, list(staying), list(r.Wanted, r.Ready), list(r.Ready, r.Wanted))
 		}
 		t.write(w)
+		for _, r := range a.Ranges {
+			if r.Why != "" {
+				fmt.Fprintf(c.ErrOrStderr(), "range %d cannot be taken by %s: %s\n", r.Range, a.Here, r.Why)
+			}
+		}
 	}
 	return nil
 }
