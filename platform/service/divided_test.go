@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -43,11 +44,15 @@ type purse struct {
 }
 
 // purses is a view that can be divided, and gone is one that cannot, of the same events.
-func purses(name string, version int) Projector {
+func purses(name string, version int) Projector { return pursesOf(name, version, new(atomic.Int64)) }
+
+// pursesOf counts the events that the view that can be divided folds.
+func pursesOf(name string, version int, folded *atomic.Int64) Projector {
 	view := es.View[purse, accountEvent]{
 		Name: name, Version: version, Stream: es.SameStream,
 		Key: func(e es.Envelope[accountEvent]) (string, bool) { return string(e.Stream), true },
 		Apply: func(p purse, e es.Envelope[accountEvent]) purse {
+			folded.Add(1)
 			p.Owner = string(e.Stream)
 			if version > 1 {
 				p.Owner = fmt.Sprint("v", version, " ", e.Stream)
@@ -94,10 +99,15 @@ func newBank(t *testing.T) *bank {
 // start starts an instance of the divided view, in the directory of a former one or a new one.
 func (b *bank) start(dir string, version int, env ...string) *running {
 	b.t.Helper()
+	return b.startWith(dir, purses("purses", version), env...)
+}
+
+func (b *bank) startWith(dir string, views Projector, env ...string) *running {
+	b.t.Helper()
 	if dir == "" {
 		dir = b.t.TempDir()
 	}
-	r := launchWith(b.t, App{Short: "Views", Roles: []Role{purses("purses", version)}}, false, append([]string{"MILLRACE_DATA_DIR=" + dir, "MILLRACE_KAFKA_BROKERS=" + b.all.Kafka,
+	r := launchWith(b.t, App{Short: "Views", Roles: []Role{views}}, false, append([]string{"MILLRACE_DATA_DIR=" + dir, "MILLRACE_KAFKA_BROKERS=" + b.all.Kafka,
 		"MILLRACE_REGISTRY_URL=" + b.all.Registry, fmt.Sprint("MILLRACE_VIEW_RANGES=", divisions)}, env...)...)
 	b.instances, b.dirs = append(b.instances, r), append(b.dirs, dir)
 	return r
@@ -430,6 +440,34 @@ func TestDividedLate(t *testing.T) {
 		if took := time.Since(began); a.status != 503 || !strings.Contains(a.body, "not_caught_up") || a.header.Get("Retry-After") == "" || took > 1900*time.Millisecond {
 			t.Errorf("%s: no copy has it: %d %s, after %s", path, a.status, a.body, took)
 		}
+	}
+}
+
+// TestDividedSnapshot: a range that comes to an instance begins with what the one has folded that had it, and not with the log: of that it gets only what
+// is newer.
+func TestDividedSnapshot(t *testing.T) {
+	b := newBank(t)
+	rnd := rand.New(rand.NewPCG(1, 2))
+	b.pay(rnd, 120)
+	var first, second atomic.Int64
+	one := b.startWith("", pursesOf("purses", 1, &first), "MILLRACE_VIEW_COPIES=1")
+	b.settles(1, one)
+	b.compare(one)
+	if first.Load() < 120 {
+		t.Fatalf("the one that reads the log has folded %d events of it, of at least 120", first.Load())
+	}
+	two := b.startWith("", pursesOf("purses", 1, &second), "MILLRACE_VIEW_COPIES=1")
+	b.settles(1, one, two)
+	if ranges := len(two.host.views.spreads["purses"].all()); ranges != divisions/2 || second.Load() != 0 {
+		t.Errorf("the second instance has %d ranges, and has folded %d events of before they came to it", ranges, second.Load())
+	}
+	b.compare(two)
+	// From there on it folds what comes.
+	before := first.Load()
+	b.pay(rnd, 60)
+	b.compare(two)
+	if b.compare(one); second.Load() == 0 || second.Load() > 120 || first.Load() == before {
+		t.Errorf("of 60 payments and more the first one has folded %d events, the second one %d", first.Load()-before, second.Load())
 	}
 }
 
