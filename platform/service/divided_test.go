@@ -526,6 +526,78 @@ func TestDividedSetback(t *testing.T) {
 	b.compare(two)
 }
 
+// TestDividedSwitch has operators switch a divided view to another version range by range, and back: each answer is of one version on the way, of
+// the old one until every range has the new one, and none is refused.
+func TestDividedSwitch(t *testing.T) {
+	b := newBank(t)
+	b.pay(rand.New(rand.NewPCG(1, 2)), 60)
+	one, two := b.start("", 1), b.start("", 1)
+	b.settles(2, one, two)
+	one.stop()
+	two.stop()
+	views := purses("purses", 1)
+	views.Views = append(views.Views, purses("purses", 2).Views[0])
+	one, two = b.startWith(b.dirs[0], views, "MILLRACE_VIEW_SWITCH=manual"), b.startWith(b.dirs[1], views, "MILLRACE_VIEW_SWITCH=manual")
+	b.settles(2, one, two)
+	read := func(r *running) int {
+		t.Helper()
+		got := r.send("GET", "/v1/views/purses?limit=1000", "").want(t, 200, nil).body
+		rows, n := strings.Count(got, `"owner"`), strings.Count(got, `"v2 `)
+		if rows == 0 || n > 0 && n != rows {
+			t.Fatalf("of %d rows %d are of the new version", rows, n)
+		}
+		if n > 0 {
+			return 2
+		}
+		return 1
+	}
+	// verb does something with each range at each instance, while both are asked.
+	verb := func(do func(*projection.Projector) error, done func(n int, of []int)) {
+		t.Helper()
+		for n, h := range slices.Concat(one.host.views.spreads["purses"].all(), two.host.views.spreads["purses"].all()) {
+			if err := do(h.engine); err != nil {
+				t.Fatal(err)
+			}
+			done(n, []int{read(one), read(two)})
+		}
+	}
+	until := func(version int) {
+		t.Helper()
+		for late := time.Now().Add(30 * time.Second); read(one) != version || read(two) != version; {
+			if time.Now().After(late) {
+				t.Fatalf("version %d does not answer", version)
+			}
+		}
+	}
+	for _, r := range []*running{one, two} {
+		for _, h := range r.host.views.spreads["purses"].all() {
+			for late := time.Now().Add(30 * time.Second); ; <-time.After(20 * time.Millisecond) {
+				st, err := h.engine.StatusOf("purses")
+				if err == nil && len(st.Builds) == 2 && st.Builds[1].CaughtUp {
+					break
+				}
+				if time.Now().After(late) {
+					t.Fatalf("%+v, %v", st, err)
+				}
+			}
+		}
+	}
+	verb(func(p *projection.Projector) error {
+		_, err := p.Switch("purses", "", false)
+		return err
+	}, func(n int, of []int) {
+		if n < divisions-1 && !slices.Equal(of, []int{1, 1}) {
+			t.Errorf("after %d ranges the answers are of versions %v", n+1, of)
+		}
+	})
+	until(2)
+	verb(func(p *projection.Projector) error {
+		_, err := p.Rollback("purses")
+		return err
+	}, func(int, []int) {})
+	until(1)
+}
+
 // TestDividedUpgrade starts instances of a divided view one after the other with a new version of it: each answer is of one version as a whole, and
 // once all have it, of the new one, which those who watch are told.
 //

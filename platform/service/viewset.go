@@ -62,8 +62,8 @@ func (s *viewSet) find(name string) (operated, error) {
 	}
 	err := projection.ErrViewNotFound.Because("%.100q", name).WithFix("use one of %s", strings.Join(sortedKeys(s.all), ", "))
 	if s.spreads[name] != nil {
-		err = projection.ErrViewNotFound.Because("%s is divided, and operated range by range", name).
-			WithFix("use one of those that are here, %s; GET /v1/views/%s/ranges (millrace view ranges %s) tells who has which", strings.Join(sortedKeys(s.all), ", "), name, name)
+		err = projection.ErrViewNotFound.Because("%s is divided, and each range that is here is a view of its own", name).
+			WithFix("use one of %s; GET /v1/views/%s/ranges (millrace view ranges %s) tells who has which", strings.Join(sortedKeys(s.all), ", "), name, name)
 	}
 	return operated{}, err
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -42,7 +43,7 @@ type listed struct {
 const letterPage = 1000
 
 // eachLetter calls do for the dead letters of a view, or of one of its streams if it is not "", until that says that it is enough.
-func eachLetter(c *cobra.Command, i *instance, view, stream string, discarded bool, do func(projection.Letter) (on bool)) error {
+func eachLetter(c *cobra.Command, p *site, stream string, discarded bool, do func(projection.Letter) (on bool)) error {
 	q := url.Values{"limit": {strconv.Itoa(letterPage)}}
 	if stream != "" {
 		q.Set("stream", stream)
@@ -55,7 +56,7 @@ func eachLetter(c *cobra.Command, i *instance, view, stream string, discarded bo
 			Letters []projection.Letter `json:"letters"`
 			More    bool                `json:"more"`
 		}
-		if err := i.call(c.Context(), http.MethodGet, viewPath(view, "letters"), q, nil, &page); err != nil {
+		if err := p.call(c.Context(), http.MethodGet, viewPath(p.view, "letters"), q, nil, &page); err != nil {
 			return err
 		}
 		for _, l := range page.Letters {
@@ -88,44 +89,27 @@ func dlqListCommand() *cobra.Command {
 			if limit < 1 {
 				return service.ErrUsage.Because("--limit is 1 or more")
 			}
-			all, err := admins(c)
+			s, err := lettersAt(c, args)
 			if err != nil {
 				return err
 			}
 			found := []listed{}
 			more := false
-			err = everywhere(c, all, func(i *instance) error {
-				views := args
-				if len(args) == 0 {
-					var got struct {
-						Views []projection.ViewStatus `json:"views"`
+			err = everywhere(c, s.sites, func(p *site) error {
+				return eachLetter(c, p, stream, discarded, func(l projection.Letter) bool {
+					if len(found) == limit {
+						more = true
+						return false
 					}
-					if err := i.call(c.Context(), http.MethodGet, "/v1/views", nil, nil, &got); err != nil {
-						return err
-					}
-					for _, v := range got.Views {
-						views = append(views, v.Name)
-					}
-				}
-				for _, view := range views {
-					err := eachLetter(c, i, view, stream, discarded, func(l projection.Letter) bool {
-						if len(found) == limit {
-							more = true
-							return false
-						}
-						found = append(found, listed{i.base.String(), view, l})
-						return true
-					})
-					if err != nil {
-						return err
-					}
-				}
-				return nil
+					found = append(found, listed{p.base.String(), p.view, l})
+					return true
+				})
 			})
+			err = s.whole(err)
 			if err != nil && len(found) == 0 {
 				return err
 			}
-			if e := writeLetters(c, o, found, more, discarded, len(all) > 1); e != nil {
+			if e := writeLetters(c, o, found, more, discarded, s.several()); e != nil {
 				return e
 			}
 			return err
@@ -137,6 +121,32 @@ func dlqListCommand() *cobra.Command {
 	f.BoolVar(&discarded, "discarded", false, "those that were discarded, with the reason")
 	f.IntVar(&limit, "limit", 1000, "at most so many")
 	return c
+}
+
+// lettersAt returns where dead letters may be: at the sites of a view, or of all views of all instances.
+func lettersAt(c *cobra.Command, args []string) (*spot, error) {
+	if len(args) > 0 {
+		return spotOf(c, args[0])
+	}
+	all, err := admins(c)
+	if err != nil {
+		return nil, err
+	}
+	s := &spot{}
+	s.part = everywhere(c, all, func(i *instance) error {
+		var got struct {
+			Views []projection.ViewStatus `json:"views"`
+		}
+		err := i.call(c.Context(), http.MethodGet, "/v1/views", nil, nil, &got)
+		for _, v := range got.Views {
+			s.sites = append(s.sites, &site{instance: i, view: v.Name, alone: len(all) == 1})
+		}
+		return err
+	})
+	if len(s.sites) == 0 {
+		return nil, s.part
+	}
+	return s, nil
 }
 
 func writeLetters(c *cobra.Command, o output, found []listed, more, discarded, several bool) error {
@@ -190,14 +200,17 @@ func dlqShowCommand() *cobra.Command {
 			if err != nil {
 				return service.ErrUsage.Wrap(err)
 			}
-			all, err := admins(c)
+			s, err := spotOf(c, args[0])
+			if err == nil {
+				err = s.narrow(es.Positions{at})
+			}
 			if err != nil {
 				return err
 			}
 			// Each replica has its own; the first one that has it is as good as any.
 			var l projection.Opened
-			for _, i := range all {
-				if l, err = openLetter(c, i, args[0], at); err == nil {
+			for _, p := range s.sites {
+				if l, err = openLetter(c, p, at); err == nil {
 					break
 				}
 			}
@@ -215,8 +228,8 @@ func dlqShowCommand() *cobra.Command {
 	return c
 }
 
-func openLetter(c *cobra.Command, i *instance, view string, at es.Position) (l projection.Opened, err error) {
-	err = i.call(c.Context(), http.MethodGet, viewPath(view, "letters"), url.Values{"at": {at.String()}}, nil, &l)
+func openLetter(c *cobra.Command, p *site, at es.Position) (l projection.Opened, err error) {
+	err = p.call(c.Context(), http.MethodGet, viewPath(p.view, "letters"), url.Values{"at": {at.String()}}, nil, &l)
 	return l, err
 }
 
@@ -277,7 +290,7 @@ func dlqRetryCommand() *cobra.Command {
 		Use: "retry VIEW", Short: "Apply dead letters, in the order of their stream", Args: cobra.ExactArgs(1),
 		Long:    "Apply the dead letters of a stream, or of all streams, in their order: up to the first of each stream that fails again. The exit status is 1 if any did.",
 		Example: "  millrace dlq retry orders --stream o-17\n  millrace dlq retry orders --all",
-	}, func(c *cobra.Command, args []string, r *results, i *instance) error {
+	}, func(c *cobra.Command, _ []string, r *results, p *site) error {
 		if everything == (stream != "") {
 			return service.ErrUsage.Because("retry needs --stream or --all")
 		}
@@ -285,15 +298,20 @@ func dlqRetryCommand() *cobra.Command {
 			Instance string `json:"instance"`
 			View     string `json:"view"`
 			projection.Retried
-		}{Instance: i.base.String(), View: args[0]}
+		}{Instance: p.base.String(), View: p.view}
 		body := map[string]any{}
 		if stream != "" {
 			body["stream"] = stream
 		}
-		if err := i.call(c.Context(), http.MethodPost, viewPath(args[0], "letters", "retry"), nil, body, &got); err != nil {
+		err := p.call(c.Context(), http.MethodPost, viewPath(p.view, "letters", "retry"), nil, body, &got)
+		if errors.Is(err, projection.ErrLetterNotFound) && p.part != nil {
+			r.aside = err // the stream is in another range
+			return nil
+		}
+		if err != nil {
 			return err
 		}
-		r.add(i, got, "%s: %s applied, %s left", args[0], count(int64(got.Applied)), count(int64(got.Left)))
+		r.add(p, got, ": %s applied, %s left", count(int64(got.Applied)), count(int64(got.Left)))
 		if len(got.Failed) == 0 {
 			return nil
 		}
@@ -302,7 +320,7 @@ func dlqRetryCommand() *cobra.Command {
 				fmt.Fprintf(c.ErrOrStderr(), "%s of %s failed again, the %s time: %s\n", l.Position, l.Stream, ordinal(l.Attempts), short(l.Reason))
 			}
 		}
-		return errRetried.Because("%s: %d streams still wait", args[0], len(got.Failed)).WithFix("correct the view's code, or give the first one up: millrace dlq discard %s %s --reason …", args[0], got.Failed[0].Position)
+		return errRetried.Because("%s: %d streams still wait", p.view, len(got.Failed)).WithFix("correct the view's code, or give the first one up: millrace dlq discard %s %s --reason …", p.view, got.Failed[0].Position)
 	})
 	c.Flags().StringVar(&stream, "stream", "", "those of this stream")
 	c.Flags().BoolVar(&everything, "all", false, "those of all streams")
@@ -322,14 +340,14 @@ func ordinal(n int) string {
 }
 
 func dlqDiscardCommand() *cobra.Command {
-	var p plan
+	var plan plan
 	var reason string
-	c := verb(&cobra.Command{
+	c := verbAt(&cobra.Command{
 		Use: "discard VIEW POSITION --reason R", Short: "Give a dead letter up: its event is not applied to this build of the view", Args: cobra.ExactArgs(2),
 		Long: "Give up the first dead letter of a stream, for a reason that is kept (millrace dlq ls --discarded). The later ones of the stream stay, to be retried. The event stays in the log: another\n" +
 			"build of the view meets it again.",
 		Example: "  millrace dlq discard orders orders.events/3@17 --reason 'a test order, ticket 4711' --yes",
-	}, func(c *cobra.Command, args []string, r *results, i *instance) error {
+	}, func(c *cobra.Command, args []string, r *results, s *spot) error {
 		if strings.TrimSpace(reason) == "" {
 			return service.ErrUsage.Because("discard needs --reason")
 		}
@@ -337,28 +355,32 @@ func dlqDiscardCommand() *cobra.Command {
 		if err != nil {
 			return service.ErrUsage.Wrap(err)
 		}
-		l, err := openLetter(c, i, args[0], at)
-		if err != nil {
+		if err := s.narrow(es.Positions{at}); err != nil {
 			return err
 		}
-		behind := 0
-		if err := eachLetter(c, i, args[0], l.Stream, false, func(projection.Letter) bool { behind++; return true }); err != nil {
+		return s.planned(c, &plan, func(p *site) (string, error) {
+			l, err := openLetter(c, p, at)
+			if err != nil {
+				return "", err
+			}
+			behind := 0
+			if err := eachLetter(c, p, l.Stream, false, func(projection.Letter) bool { behind++; return true }); err != nil {
+				return "", err
+			}
+			text := fmt.Sprintf("%s: %s at %s, version %d of %s, is never applied to the build that answers queries", p.view, l.Type, at, l.Version, l.Stream)
+			if behind > 1 {
+				text += fmt.Sprintf("; %s later ones of the stream stay dead letters until they are retried", count(int64(behind-1)))
+			}
+			return text, nil
+		}, func(p *site) error {
+			err := p.call(c.Context(), http.MethodPost, viewPath(p.view, "letters", "discard"), nil, map[string]any{"position": at.String(), "reason": reason}, nil)
+			if err == nil {
+				r.add(p, result{Instance: p.base.String(), View: p.view, State: "discarded"}, ": %s is discarded", at)
+			}
 			return err
-		}
-		text := fmt.Sprintf("%s: %s at %s, version %d of %s, is never applied to the build that answers queries", r.at(i, args[0]), l.Type, at, l.Version, l.Stream)
-		if behind > 1 {
-			text += fmt.Sprintf("; %s later ones of the stream stay dead letters until they are retried", count(int64(behind-1)))
-		}
-		if agreed, err := p.agreed(c, text); err != nil || !agreed {
-			return err
-		}
-		if err := i.call(c.Context(), http.MethodPost, viewPath(args[0], "letters", "discard"), nil, map[string]any{"position": at.String(), "reason": reason}, nil); err != nil {
-			return err
-		}
-		r.add(i, result{Instance: i.base.String(), View: args[0], State: "discarded"}, "%s: %s is discarded", args[0], at)
-		return nil
+		})
 	})
 	c.Flags().StringVar(&reason, "reason", "", "why")
-	p.flags(c)
+	plan.flags(c)
 	return c
 }

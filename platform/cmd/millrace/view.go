@@ -40,21 +40,14 @@ type viewState struct {
 	projection.ViewStatus
 }
 
-// statuses asks all instances for their views, or for one.
-func statuses(c *cobra.Command, view string) ([]viewState, error) {
+// statuses asks all instances for their views.
+func statuses(c *cobra.Command) ([]viewState, error) {
 	all, err := admins(c)
 	if err != nil {
 		return nil, err
 	}
 	var out []viewState
 	err = everywhere(c, all, func(i *instance) error {
-		if view != "" {
-			v, err := status(c.Context(), i, view)
-			if err == nil {
-				out = append(out, viewState{i.base.String(), v})
-			}
-			return err
-		}
 		var got struct {
 			Views []projection.ViewStatus `json:"views"`
 		}
@@ -103,13 +96,16 @@ func role(v *projection.ViewStatus, b *projection.BuildStatus) string {
 func viewListCommand() *cobra.Command {
 	var o output
 	c := &cobra.Command{
-		Use: "ls", Aliases: []string{"list"}, Short: "List the views with their builds: which one answers queries, and how far each is", Args: cobra.NoArgs,
-		Example: "  millrace view ls\n  millrace view ls --admin-url http://10.0.0.1:9090,http://10.0.0.2:9090 -o json",
-		RunE: func(c *cobra.Command, _ []string) error {
+		Use: "ls [VIEW]", Aliases: []string{"list"}, Short: "List the views with their builds: which one answers queries, and how far each is", Args: cobra.MaximumNArgs(1),
+		Example: "  millrace view ls\n  millrace view ls orders --admin-url http://10.0.0.1:9090,http://10.0.0.2:9090 -o json",
+		RunE: func(c *cobra.Command, args []string) error {
 			if err := o.check(); err != nil {
 				return err
 			}
-			all, err := statuses(c, "")
+			if len(args) > 0 {
+				return showView(c, o, args[0], writeViews, writeRangeTable)
+			}
+			all, err := statuses(c)
 			if len(all) > 0 || err == nil {
 				if e := writeViews(c, o, all); e != nil {
 					return e
@@ -120,6 +116,29 @@ func viewListCommand() *cobra.Command {
 	}
 	o.flag(c)
 	return c
+}
+
+// showView shows how a view is, as a whole or divided.
+func showView(c *cobra.Command, o output, view string, whole func(*cobra.Command, output, []viewState) error, divided func(*cobra.Command, *spot, []viewState)) error {
+	s, err := spotOf(c, view)
+	if err != nil {
+		return err
+	}
+	all, err := s.states(c)
+	if len(all) > 0 {
+		e := error(nil)
+		if s.ranges == 0 {
+			e = whole(c, o, all)
+		} else if done, failed := o.json(c.OutOrStdout(), viewsAnswer{all}); done {
+			e = failed
+		} else {
+			divided(c, s, all)
+		}
+		if e != nil {
+			return e
+		}
+	}
+	return s.whole(err)
 }
 
 // A viewsAnswer is what ls and describe write as JSON.
@@ -158,22 +177,76 @@ func writeViews(c *cobra.Command, o output, all []viewState) error {
 	return nil
 }
 
+// rangesTable returns a table of the builds of the ranges of a divided view.
+func rangesTable() table {
+	return table{head: []string{"RANGE", "INSTANCE", "BUILD", "ROLE", "STATE", "", ">PROGRESS", ">LAG-RECORDS", ">RATE/S", ">ETA", ">DLQ", ">SIZE"}}
+}
+
+// rangeCells returns a row of it.
+func rangeCells(name, base, role string, b *projection.BuildStatus) []string {
+	eta := ""
+	if b.ETASeconds > 0 {
+		eta = seconds(b.ETASeconds)
+	}
+	return []string{name, hostOf(base), b.ID, role, b.State, bar(b.Progress, rangeBar), percent(b.Progress), count(b.Records), count(int64(b.Rate)), eta, count(int64(b.Letters)), size(b.Bytes)}
+}
+
+// writeRangeTable writes the builds of all ranges at all instances.
+func writeRangeTable(c *cobra.Command, s *spot, all []viewState) {
+	t := rangesTable()
+	for _, v := range all {
+		for _, b := range v.Builds {
+			t.add(rangeCells(v.Name, v.Instance, role(&v.ViewStatus, &b), &b)...)
+		}
+	}
+	t.write(c.OutOrStdout())
+	for _, v := range all {
+		for _, b := range v.Builds {
+			if b.Why != "" {
+				fmt.Fprintf(c.ErrOrStderr(), "%s at %s, build %s is %s: %s\n", v.Name, hostOf(v.Instance), b.ID, b.State, b.Why)
+			}
+		}
+	}
+	for _, a := range s.seen {
+		a.failures(c)
+	}
+}
+
+// describeRanges says what is known of a divided view as a whole, and of its ranges.
+func describeRanges(c *cobra.Command, s *spot, all []viewState) {
+	w := c.OutOrStdout()
+	answers := "not all of it can be read"
+	for _, a := range s.seen {
+		if len(a.Ranges) > 0 && a.Ranges[0].Version != nil {
+			answers = fmt.Sprintf("answers are of version %d", *a.Ranges[0].Version)
+		}
+	}
+	paused := 0
+	for _, v := range all {
+		if v.Paused {
+			paused++
+		}
+	}
+	fmt.Fprintf(w, "%s is divided into %s ranges, at %s instances: %s", s.view, count(int64(s.ranges)), count(int64(len(s.seen))), answers)
+	if paused > 0 {
+		fmt.Fprintf(w, "; %s of %s copies are paused", count(int64(paused)), count(int64(len(all))))
+	}
+	fmt.Fprint(w, "\n\n")
+	writeRangeTable(c, s, all)
+}
+
 func viewDescribeCommand() *cobra.Command {
 	var o output
 	c := &cobra.Command{
 		Use: "describe VIEW", Short: "Say all that is known of a view: its builds, and how far each is in each partition", Args: cobra.ExactArgs(1),
-		Example: "  millrace view describe orders",
+		Long: "Say all that is known of a view: its builds, and how far each is in each partition. Of a view that is divided, all its ranges at all instances that are named, in one table; of a\n" +
+			"range, such as orders.0, all that is known.",
+		Example: "  millrace view describe orders\n  millrace view describe orders.0",
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := o.check(); err != nil {
 				return err
 			}
-			all, err := statuses(c, args[0])
-			if len(all) > 0 {
-				if e := describeViews(c, o, all); e != nil {
-					return e
-				}
-			}
-			return err
+			return showView(c, o, args[0], describeViews, describeRanges)
 		},
 	}
 	o.flag(c)

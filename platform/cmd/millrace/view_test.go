@@ -92,9 +92,9 @@ func TestViewTables(t *testing.T) {
 		"POST /v1/views/orders/verify": {`   {"view":"orders","a":"v2-1","b":"v3-1","rows":4,"same":1,"different":2,"only_a":1,"only_b":1,"dead_letters_a":3,"dead_letters_b":0,"applied":"orders.events/0@1499,orders.events/1@1199","equal":false,"rows_that_differ":[
   {"key":"o-1","a":{"status":"placed","total":5,"lines":[{"sku":"cd"},{"sku":"lp"}]},"b":{"status":"confirmed","total":5,"lines":[{"sku":"cd","n":1}],"units":1}},
   {"key":"o-2","a":{"status":"placed"},"b":null},{"key":"o-3","a":null,"b":{"status":"placed"}},{"key":"o-4","a":12,"b":[1]}]}`},
-		"GET /v1/views/orders/ranges": {`{"view":"orders","here":"10.0.0.1:8088","ranges":[
+		"GET /v1/views/carts/ranges": {`{"view":"carts","here":"10.0.0.1:8088","ranges":[
  {"range":0,"partitions":"0-5","wanted":["10.0.0.1:8088","10.0.0.2:8088"],"ready":["10.0.0.1:8088","10.0.0.3:8088"],"here":"ready","version":2},
- {"range":1,"partitions":"6-11","wanted":["10.0.0.3:8088"],"ready":[]}]}`},
+ {"range":1,"partitions":"6-11","wanted":["10.0.0.1:8088","10.0.0.3:8088"],"ready":[],"here":"failed","why":"the disk is nearly full [disk_full]"}]}`},
 		"POST /v1/views/orders/rebuild": {`{"version":3,"events":12804113,"bytes":2040109465,"free_bytes":44023414784,"rate":88310,"seconds":145}`},
 	})
 	g := newAdmin(t, map[string][]string{"GET /v1/views": {`{"views":[{"name":"sales","live":"v1-1","paused":true,"builds":[{"id":"v1-1","version":1,"state":"paused","created":"2026-01-31T12:00:00Z","topics":[],"partitions":[],"progress":1,"lag_records":0}]}]}`}})
@@ -112,11 +112,13 @@ orders  v3-1   beside    halted     15.4 %        2,283  6m12s  88,310         0
 orders v1-1 is frozen: the program does not have this version any more
 orders v3-1 is halted: at orders.events/1@17: boom
 `},
-		{"ranges", "view ranges orders", 0, `
-RANGE  PARTITIONS  VERSION  READY          COMING         LEAVING
-    0  0-5               2  10.0.0.1:8088  10.0.0.2:8088  10.0.0.3:8088
-    1  6-11              -                 10.0.0.3:8088
-`, ""},
+		{"ranges", "view ranges carts", 0, `
+RANGE  PARTITIONS  VERSION  READY          COMING                       LEAVING
+    0  0-5               2  10.0.0.1:8088  10.0.0.2:8088                10.0.0.3:8088
+    1  6-11              -                 10.0.0.1:8088 10.0.0.3:8088
+`, `
+10.0.0.1:8088 cannot take range 1: the disk is nearly full [disk_full]
+`},
 		{"describe", "view describe orders", 0, `
 orders at HOST: v2-1 answers queries
 

@@ -107,13 +107,25 @@ func viewStoreCommand() *cobra.Command {
 			if err := o.check(); err != nil {
 				return err
 			}
-			found, err := fromEach(c, args[0], "store", func(instance string) storeState { return storeState{Instance: instance, View: args[0]} })
+			s, err := spotOf(c, args[0])
+			if err != nil {
+				return err
+			}
+			var found []storeState
+			err = everywhere(c, s.sites, func(p *site) error {
+				a := storeState{Instance: p.base.String(), View: p.view}
+				err := p.call(c.Context(), http.MethodGet, viewPath(p.view, "store"), nil, nil, &a)
+				if err == nil {
+					found = append(found, a)
+				}
+				return err
+			})
 			if len(found) > 0 {
 				if e := writeStores(c, o, found); e != nil {
 					return e
 				}
 			}
-			return err
+			return s.whole(err)
 		},
 	}
 	o.flag(c)

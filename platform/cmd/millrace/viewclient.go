@@ -191,48 +191,45 @@ func (i *instance) call(ctx context.Context, method, path string, query url.Valu
 	return nil
 }
 
-// everywhere calls do for each instance, goes on after one that failed, and says which did.
-func everywhere(c *cobra.Command, all []*instance, do func(i *instance) error) error {
+// everywhere calls do for each of several places or instances, goes on after one that failed, and says which did.
+func everywhere[P interface{ name() string }](c *cobra.Command, all []P, do func(P) error) error {
 	if len(all) == 1 {
 		return do(all[0])
 	}
-	var failed []string
-	var last error
-	for _, i := range all {
-		err := do(i)
-		if err == nil {
-			continue
+	f := failures{c: c}
+	for _, p := range all {
+		if err := do(p); err != nil {
+			if c.Context().Err() != nil {
+				return err
+			}
+			f.add(p.name(), err)
 		}
-		if c.Context().Err() != nil {
-			return err
-		}
-		fmt.Fprintf(c.ErrOrStderr(), "%s: %s\n", i.name(), fault.Line(err))
-		failed, last = append(failed, i.name()), err
 	}
-	var condition unmet
-	switch {
-	case failed == nil:
-		return nil
-	case errors.As(last, &condition):
-		return unmet{errInstances.Because("%s", strings.Join(failed, ", "))}
-	}
-	return errInstances.Because("%s", strings.Join(failed, ", "))
+	return f.err()
 }
 
-// fromEach asks all instances for what they have of a view at a path below it. begin returns the answer of an instance before it is read.
-func fromEach[T any](c *cobra.Command, view, below string, begin func(instance string) T) ([]T, error) {
-	all, err := admins(c)
-	if err != nil {
-		return nil, err
+// failures are what went wrong where, while it did not elsewhere.
+type failures struct {
+	c     *cobra.Command
+	where []string
+	other bool // something else than that a condition does not hold
+}
+
+// add says what went wrong.
+func (f *failures) add(where string, err error) {
+	fmt.Fprintf(f.c.ErrOrStderr(), "%s: %s\n", where, fault.Line(err))
+	f.where = append(f.where, where)
+	var condition unmet
+	f.other = f.other || !errors.As(err, &condition)
+}
+
+// err returns errInstances if anything went wrong.
+func (f *failures) err() error {
+	switch {
+	case f.where == nil:
+		return nil
+	case !f.other:
+		return unmet{errInstances.Because("%s", strings.Join(f.where, ", "))}
 	}
-	found := []T{}
-	err = everywhere(c, all, func(i *instance) error {
-		a := begin(i.base.String())
-		err := i.call(c.Context(), http.MethodGet, viewPath(view, below), nil, nil, &a)
-		if err == nil {
-			found = append(found, a)
-		}
-		return err
-	})
-	return found, err
+	return errInstances.Because("%s", strings.Join(f.where, ", "))
 }

@@ -33,7 +33,14 @@ const (
 	// mostBars is how many partitions have a bar: those that have the most left.
 	mostBars = 16
 	barWidth = 30
+	rangeBar = 12 // of a range, in a table
 )
+
+// bar draws a part of a whole.
+func bar(part float64, width int) string {
+	full := int(min(max(part, 0), 1) * float64(width))
+	return strings.Repeat("█", full) + strings.Repeat("░", width-full)
+}
 
 func newProgress(w io.Writer, name string, o output) *progress {
 	return &progress{w: w, name: name, json: o == "json", live: isTerminal(w) && os.Getenv("TERM") != "dumb" && o != "json", first: -1}
@@ -41,6 +48,7 @@ func newProgress(w io.Writer, name string, o output) *progress {
 
 // A progressLine is how far a build is, as JSON.
 type progressLine struct {
+	Instance string  `json:"instance,omitempty"` // of a range
 	View     string  `json:"view"`
 	Build    string  `json:"build"`
 	State    string  `json:"state"`
@@ -98,6 +106,81 @@ func (p *progress) end(b *projection.BuildStatus) {
 	_, _ = io.WriteString(p.w, out.String())
 }
 
+// showAll shows how far the ranges of a divided view are, if it is time to.
+func (p *progress) showAll(all []*waiter, now time.Time) {
+	every := tellEvery
+	if p.live {
+		every = drawEvery
+	}
+	if !p.told.IsZero() && now.Sub(p.told) < every {
+		return
+	}
+	p.told = now
+	switch {
+	case p.json:
+		for _, w := range all {
+			if b := w.last; b != nil {
+				_ = line(p.w, progressLine{Instance: w.base.String(), View: w.view, Build: b.ID, State: b.State, Progress: b.Progress, Records: b.Records, Rate: math.Round(b.Rate), ETA: math.Round(b.ETASeconds)})
+			}
+		}
+	case p.live:
+		var out strings.Builder
+		p.erase(&out)
+		t := rangesTable()
+		for _, w := range all {
+			if w.last != nil {
+				t.add(rangeCells(w.view, w.base.String(), "", w.last)...)
+			}
+		}
+		t.write(&out)
+		fmt.Fprintln(&out, summaryOf(p.name, all))
+		p.drawn = strings.Count(out.String(), "\n")
+		_, _ = io.WriteString(p.w, out.String())
+	default:
+		fmt.Fprintln(p.w, summaryOf(p.name, all))
+	}
+}
+
+// clear removes what is drawn, for something else to be written.
+func (p *progress) clear() {
+	var out strings.Builder
+	p.erase(&out)
+	p.drawn, p.told = 0, time.Time{}
+	_, _ = io.WriteString(p.w, out.String())
+}
+
+// endAll leaves the last state of all ranges as one line.
+func (p *progress) endAll(all []*waiter) {
+	if p.drawn > 0 {
+		p.clear()
+		fmt.Fprintln(p.w, summaryOf(p.name, all))
+	}
+}
+
+// summaryOf says in one line how far the ranges of a view are.
+func summaryOf(view string, all []*waiter) string {
+	done, next, left, rate, eta := 0, int64(0), int64(0), 0.0, 0.0
+	for _, w := range all {
+		b := w.last
+		if b == nil {
+			continue
+		}
+		if b.CaughtUp || b.State == projection.Complete {
+			done++
+		}
+		next, left, rate, eta = next+applied(b), left+b.Records, rate+b.Rate, max(eta, b.ETASeconds)
+	}
+	part := 1.0
+	if next+left > 0 {
+		part = float64(next) / float64(next+left)
+	}
+	text := fmt.Sprintf("%s: %d of %d builds have caught up, record %s of %s (%s), %s/s", view, done, len(all), count(next), count(next+left), percent(part), count(int64(rate)))
+	if eta > 0 {
+		text += ", " + seconds(eta) + " left"
+	}
+	return text
+}
+
 // erase goes back to the first line that was drawn and removes what is from there on.
 func (p *progress) erase(out *strings.Builder) {
 	if p.drawn > 0 {
@@ -153,8 +236,7 @@ func bars(name string, b *projection.BuildStatus) []string {
 		if at.End > at.Next {
 			part = float64(at.Next) / float64(at.End)
 		}
-		full := int(part * barWidth)
-		text := fmt.Sprintf("  %-*s %s%s %7s  %*s of %s", width, partitionName(&at), strings.Repeat("█", full), strings.Repeat("░", barWidth-full), percent(part),
+		text := fmt.Sprintf("  %-*s %s %7s  %*s of %s", width, partitionName(&at), bar(part, barWidth), percent(part),
 			len(count(most)), count(at.Next), count(max(at.End, at.Next)))
 		if at.State == projection.Halted {
 			text += "  halted"

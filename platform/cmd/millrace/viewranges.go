@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,13 +33,26 @@ func viewRangesCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "ranges VIEW", Short: "Say which instances have which ranges of a view that is divided among them", Args: cobra.ExactArgs(1),
 		Long: "Say which instances have which ranges of a view that is divided among them (view.ranges). READY are those that answer queries from it, COMING\n" +
-			"those that build it, and LEAVING those that give it up when all others are ready. A range here is operated as VIEW.RANGE, e.g. orders.0.",
+			"those that build it, and LEAVING those that give it up when all others are ready. Other commands act on all ranges at all instances that are named; with VIEW.RANGE,\n" +
+			"such as orders.0, on that range only.",
 		Example: "  millrace view ranges orders\n  millrace view describe orders.0",
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := o.check(); err != nil {
 				return err
 			}
-			got, err := fromEach(c, args[0], "ranges", func(instance string) rangesAnswer { return rangesAnswer{Instance: instance} })
+			all, err := admins(c)
+			if err != nil {
+				return err
+			}
+			var got []rangesAnswer
+			err = everywhere(c, all, func(i *instance) error {
+				a := rangesAnswer{Instance: i.base.String()}
+				err := i.call(c.Context(), http.MethodGet, viewPath(args[0], "ranges"), nil, nil, &a)
+				if err == nil {
+					got = append(got, a)
+				}
+				return err
+			})
 			if len(got) > 0 {
 				if e := writeRanges(c, o, got); e != nil {
 					return e
@@ -82,11 +96,16 @@ func writeRanges(c *cobra.Command, o output, all []rangesAnswer) error {
 			t.add(strconv.Itoa(r.Range), r.Partitions, version, list(staying), list(r.Wanted, r.Ready), list(r.Ready, r.Wanted))
 		}
 		t.write(w)
-		for _, r := range a.Ranges {
-			if r.Why != "" {
-				fmt.Fprintf(c.ErrOrStderr(), "range %d cannot be taken by %s: %s\n", r.Range, a.Here, r.Why)
-			}
-		}
+		a.failures(c)
 	}
 	return nil
+}
+
+// failures says which ranges the instance should have and cannot.
+func (a *rangesAnswer) failures(c *cobra.Command) {
+	for _, r := range a.Ranges {
+		if r.Why != "" {
+			fmt.Fprintf(c.ErrOrStderr(), "%s cannot take range %d: %s\n", a.Here, r.Range, r.Why)
+		}
+	}
 }

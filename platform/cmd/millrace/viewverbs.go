@@ -25,58 +25,53 @@ type result struct {
 	State    string `json:"state"` // of the build, or what was done with it
 }
 
-// results gathers what was done at several instances.
+// results gathers what was done at several sites.
 type results struct {
-	o       output
-	c       *cobra.Command
-	several bool
-	all     []any
+	o     output
+	c     *cobra.Command
+	all   []any
+	aside error // why there was nothing to do at a site, which matters if there was nothing to do anywhere
 }
 
-// at begins a line about a view at an instance.
-func (r *results) at(i *instance, view string) string {
-	if r.several {
-		return i.name() + ": " + view
-	}
-	return view
-}
-
-// add notes what was done at an instance, and says it.
-func (r *results) add(i *instance, v any, format string, args ...any) {
+// add notes what was done at a site, and says it: format goes on after the view's name.
+func (r *results) add(p *site, v any, format string, args ...any) {
 	r.all = append(r.all, v)
 	if r.o == "text" {
-		fmt.Fprintln(r.c.OutOrStdout(), r.at(i, fmt.Sprintf(format, args...)))
+		fmt.Fprintln(r.c.OutOrStdout(), p.title()+fmt.Sprintf(format, args...))
 	}
 }
 
-// do has an instance do something that answers with a build, and says so in the words of format, which takes the view and the build.
-func (r *results) do(i *instance, view, what string, body any, state, format string) error {
+// do has a site do something that answers with a build, and says so in the words of format, which takes the build.
+func (r *results) do(p *site, what string, body any, state, format string) error {
 	var a struct {
 		Build string `json:"build"`
 	}
-	if err := i.call(r.c.Context(), http.MethodPost, viewPath(view, what), nil, body, &a); err != nil {
+	if err := p.call(r.c.Context(), http.MethodPost, viewPath(p.view, what), nil, body, &a); err != nil {
 		return err
 	}
-	r.add(i, result{i.base.String(), view, a.Build, state}, format, view, a.Build)
+	r.add(p, result{p.base.String(), p.view, a.Build, state}, format, a.Build)
 	return nil
 }
 
-// state has an instance do something that answers with the view's state.
-func (r *results) state(c *cobra.Command, i *instance, view, what, done string) error {
+// state has a site do something that answers with the view's state.
+func (r *results) state(p *site, what, done string) error {
 	var v projection.ViewStatus
-	if err := i.call(c.Context(), http.MethodPost, viewPath(view, what), nil, nil, &v); err != nil {
+	if err := p.call(r.c.Context(), http.MethodPost, viewPath(p.view, what), nil, nil, &v); err != nil {
 		return err
 	}
-	out := result{Instance: i.base.String(), View: view, Build: v.Live, State: done}
+	out := result{Instance: p.base.String(), View: p.view, Build: v.Live, State: done}
 	if len(v.Builds) > 0 {
 		out.State = v.Builds[0].State
 	}
-	r.add(i, out, "%s is %s", view, done)
+	r.add(p, out, " is %s", done)
 	return nil
 }
 
 // end writes the results as JSON, if that is asked for, and returns err.
 func (r *results) end(err error) error {
+	if err == nil && len(r.all) == 0 {
+		err = r.aside
+	}
 	if len(r.all) == 0 && err != nil {
 		return err
 	}
@@ -86,19 +81,29 @@ func (r *results) end(err error) error {
 	return err
 }
 
-// verb makes a command that does something at each instance.
-func verb(c *cobra.Command, do func(c *cobra.Command, args []string, r *results, i *instance) error) *cobra.Command {
+// verb makes a command that changes something at each site. If the view is divided, all of it has to be there.
+func verb(c *cobra.Command, do func(c *cobra.Command, args []string, r *results, p *site) error) *cobra.Command {
+	return verbAt(c, func(c *cobra.Command, args []string, r *results, s *spot) error {
+		if s.part != nil {
+			return s.part
+		}
+		return everywhere(c, s.sites, func(p *site) error { return do(c, args, r, p) })
+	})
+}
+
+// verbAt makes a command that does something at all sites together.
+func verbAt(c *cobra.Command, do func(c *cobra.Command, args []string, r *results, s *spot) error) *cobra.Command {
 	var o output
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if err := o.check(); err != nil {
 			return err
 		}
-		all, err := admins(c)
+		s, err := spotOf(c, args[0])
 		if err != nil {
 			return err
 		}
-		r := &results{o: o, c: c, several: len(all) > 1}
-		return r.end(everywhere(c, all, func(i *instance) error { return do(c, args, r, i) }))
+		r := &results{o: o, c: c}
+		return r.end(do(c, args, r, s))
 	}
 	o.flag(c)
 	return c
@@ -157,40 +162,44 @@ func viewRebuildCommand() *cobra.Command {
 		if err := o.check(); err != nil {
 			return err
 		}
-		all, err := admins(c)
-		if err != nil {
+		s, err := spotOf(c, args[0])
+		switch {
+		case err != nil:
 			return err
+		case s.part != nil:
+			return s.part
 		}
-		r := &results{o: o, c: c, several: len(all) > 1}
-		begun := map[*instance]*rebuildAnswer{}
-		err = everywhere(c, all, func(i *instance) error {
-			a := &rebuildAnswer{Instance: i.base.String(), View: args[0]}
-			if err := i.call(c.Context(), http.MethodPost, viewPath(args[0], "rebuild"), nil, body, a); err != nil {
+		r := &results{o: o, c: c}
+		begun := map[*site]*rebuildAnswer{}
+		err = everywhere(c, s.sites, func(p *site) error {
+			a := &rebuildAnswer{Instance: p.base.String(), View: p.view}
+			if err := p.call(c.Context(), http.MethodPost, viewPath(p.view, "rebuild"), nil, body, a); err != nil {
 				return err
 			}
 			if dry {
-				r.add(i, a, "%s", a.plan())
+				r.all = append(r.all, a)
+				if o == "text" {
+					fmt.Fprintln(c.OutOrStdout(), p.before(a.plan()))
+				}
 				return nil
 			}
-			begun[i] = a
-			r.add(i, a, "%s: build %s is begun", args[0], a.Build)
+			begun[p] = a
+			r.add(p, a, ": build %s is begun", a.Build)
 			if o == "text" {
-				fmt.Fprintln(c.ErrOrStderr(), a.plan())
+				fmt.Fprintln(c.ErrOrStderr(), p.before(a.plan()))
 			}
 			return nil
 		})
 		if err == nil && wait && !dry {
-			err = everywhere(c, all, func(i *instance) error {
-				w := waiter{view: args[0], build: begun[i].Build, live: change}
-				b, err := w.wait(c, i, o)
-				if err != nil {
-					return err
-				}
-				begun[i].State = b.State
+			all := make([]*waiter, len(s.sites))
+			for n, p := range s.sites {
+				all[n] = &waiter{site: p, build: begun[p].Build, live: change}
+			}
+			err = waitAll(c, s, all, o, func(w *waiter, b *projection.BuildStatus) {
+				begun[w.site].State = b.State
 				if o == "text" {
-					fmt.Fprintf(c.OutOrStdout(), "%s: build %s is %s\n", r.at(i, args[0]), b.ID, reachedAs(b, change))
+					fmt.Fprintf(c.OutOrStdout(), "%s: build %s is %s\n", w.title(), b.ID, reachedAs(b, change))
 				}
-				return nil
 			})
 		}
 		return r.end(err)
@@ -241,48 +250,55 @@ func viewVerifyCommand() *cobra.Command {
 	var build string
 	var fresh bool
 	var rate int
-	c := verb(&cobra.Command{
+	c := verbAt(&cobra.Command{
 		Use: "verify VIEW", Short: "Compare two builds of a view row by row, at the same positions", Args: cobra.ExactArgs(1),
 		Long: "Compare the build that answers queries with another one (the newest, unless --build names one), or with a fresh fold of the log that is removed afterwards, row by row and both\n" +
 			"at exactly the same positions. Queries and events go on meanwhile. The exit status is 0 if all rows are the same, and 3 if not: then each row (the first 50) is shown field by\n" +
 			"field, what the build that answers has → what the other one has.",
 		Example: "  millrace view verify orders\n  millrace view verify orders --fresh --rate 50000",
-	}, func(c *cobra.Command, args []string, r *results, i *instance) error {
+	}, func(c *cobra.Command, _ []string, r *results, s *spot) error {
 		if build != "" && fresh {
 			return service.ErrUsage.Because("--build and --fresh are two things to compare with")
 		}
-		a := verifyAnswer{Instance: i.base.String()}
-		err := i.call(c.Context(), http.MethodPost, viewPath(args[0], "verify"), nil, map[string]any{"build": build, "fresh": fresh, "rate": rate}, &a)
-		if err != nil {
-			return err
-		}
-		for n := range a.Rows {
-			row := &a.Rows[n]
-			if row.has(row.A) && row.has(row.B) {
-				if row.Changes, err = changes(row.A, row.B); err != nil {
-					return errAnswer.Because("the row %q is no JSON", row.Key).Wrap(err)
-				}
-			}
-		}
-		other := a.B
-		if fresh {
-			other = "a fresh fold"
-		}
-		r.add(i, a, "%s: %s, which answers queries, and %s", args[0], a.A, other)
-		if r.o == "text" {
-			fmt.Fprintf(c.ErrOrStderr(), "both at %s\n", a.Applied)
-			writeVerified(c, &a, other)
-		}
-		if !a.Equal {
-			return unmet{errDiffers.Because("%s: %s of %s rows differ", args[0], count(int64(a.Different+a.OnlyA+a.OnlyB)), count(int64(a.Report.Rows+a.OnlyB))).
-				WithFix("if the code was changed to do that, switch: millrace view switch %s; if not, look at the rows with millrace view get %s KEY --explain", args[0], args[0])}
-		}
-		return nil
+		body := map[string]any{"build": build, "fresh": fresh, "rate": rate}
+		return s.whole(everywhere(c, s.sites, func(p *site) error { return verifyAt(c, r, p, body, fresh) }))
 	})
 	c.Flags().StringVar(&build, "build", "", "build to compare with; default: the newest one beside that which answers queries")
 	c.Flags().BoolVar(&fresh, "fresh", false, "compare with a fresh fold of the log by the same code instead")
 	c.Flags().IntVar(&rate, "rate", 0, "events a second at most for the fresh fold; 0 = what about a third of a processor does")
 	return c
+}
+
+// verifyAt compares the builds of one site.
+func verifyAt(c *cobra.Command, r *results, p *site, body any, fresh bool) error {
+	a := verifyAnswer{Instance: p.base.String()}
+	err := p.call(c.Context(), http.MethodPost, viewPath(p.view, "verify"), nil, body, &a)
+	if err != nil {
+		return err
+	}
+	a.View = p.view // there it is called as a whole
+	for n := range a.Rows {
+		row := &a.Rows[n]
+		if row.has(row.A) && row.has(row.B) {
+			if row.Changes, err = changes(row.A, row.B); err != nil {
+				return errAnswer.Because("the row %q is no JSON", row.Key).Wrap(err)
+			}
+		}
+	}
+	other := a.B
+	if fresh {
+		other = "a fresh fold"
+	}
+	r.add(p, a, ": %s, which answers queries, and %s", a.A, other)
+	if r.o == "text" {
+		fmt.Fprintf(c.ErrOrStderr(), "both at %s\n", a.Applied)
+		writeVerified(c, &a, other)
+	}
+	if !a.Equal {
+		return unmet{errDiffers.Because("%s: %s of %s rows differ", p.view, count(int64(a.Different+a.OnlyA+a.OnlyB)), count(int64(a.Report.Rows+a.OnlyB))).
+			WithFix("if the code was changed to do that, switch: millrace view switch %s; if not, look at the rows with millrace view get %s KEY --explain", p.view, p.whole())}
+	}
+	return nil
 }
 
 func writeVerified(c *cobra.Command, a *verifyAnswer, other string) {
@@ -312,108 +328,126 @@ func writeVerified(c *cobra.Command, a *verifyAnswer, other string) {
 
 func viewSwitchCommand() *cobra.Command {
 	var force bool
-	c := verb(&cobra.Command{
+	c := verbAt(&cobra.Command{
 		Use: "switch VIEW [BUILD]", Short: "Have another build answer queries, all from one moment on", Args: cobra.RangeArgs(1, 2),
 		Long: "Have another build answer queries: the newest one beside the one that does, or the one that is named. It must have caught up, unless --force is set. The one that answered\n" +
-			"before is kept up to date: millrace view rollback goes back to it.",
+			"before is kept up to date: millrace view rollback goes back to it. If the view is divided, this is done with the newest build of the newest version in each range, unless one\n" +
+			"answers already, and with nothing if a range has none that is ready at any instance. Answers are of the version before until all ranges have another one.",
 		Example: "  millrace view switch orders\n  millrace view switch orders v2-1",
-	}, func(c *cobra.Command, args []string, r *results, i *instance) error {
-		body := map[string]any{"force": force}
+	}, func(c *cobra.Command, args []string, r *results, s *spot) error {
+		name := ""
 		if len(args) > 1 {
-			body["build"] = args[1]
+			name = args[1]
 		}
-		return r.do(i, args[0], "switch", body, "live", "%s: build %s answers queries")
+		if s.ranges > 0 {
+			return s.switchTo(c, r, "switch", s.newest(name, force), func(build string) any { return map[string]any{"build": build, "force": force} }, "answers queries")
+		}
+		return everywhere(c, s.sites, func(p *site) error {
+			body := map[string]any{"force": force}
+			if name != "" {
+				body["build"] = name
+			}
+			return r.do(p, "switch", body, "live", ": build %s answers queries")
+		})
 	})
 	c.Flags().BoolVar(&force, "force", false, "though it has not caught up, has halted, or has an end")
 	return c
 }
 
 func viewRollbackCommand() *cobra.Command {
-	return verb(&cobra.Command{
+	return verbAt(&cobra.Command{
 		Use: "rollback VIEW", Short: "Have the build that answered queries before do so again", Args: cobra.ExactArgs(1), Example: "  millrace view rollback orders",
-	}, func(_ *cobra.Command, args []string, r *results, i *instance) error {
-		return r.do(i, args[0], "rollback", nil, "live", "%s: build %s answers queries again")
+	}, func(c *cobra.Command, _ []string, r *results, s *spot) error {
+		if s.ranges > 0 {
+			return s.switchTo(c, r, "rollback", s.before(), func(string) any { return nil }, "answers queries again")
+		}
+		return everywhere(c, s.sites, func(p *site) error {
+			return r.do(p, "rollback", nil, "live", ": build %s answers queries again")
+		})
 	})
 }
 
 func viewPauseCommand() *cobra.Command {
 	return verb(&cobra.Command{
 		Use: "pause VIEW", Short: "Stop keeping a view up to date, over restarts too; queries are answered from what it has", Args: cobra.ExactArgs(1), Example: "  millrace view pause orders",
-	}, func(c *cobra.Command, args []string, r *results, i *instance) error {
-		return r.state(c, i, args[0], "pause", "paused")
+	}, func(_ *cobra.Command, _ []string, r *results, p *site) error {
+		return r.state(p, "pause", "paused")
 	})
 }
 
 func viewResumeCommand() *cobra.Command {
 	return verb(&cobra.Command{
 		Use: "resume VIEW", Short: "Go on after a pause; what has halted is tried again", Args: cobra.ExactArgs(1), Example: "  millrace view resume orders",
-	}, func(c *cobra.Command, args []string, r *results, i *instance) error {
-		return r.state(c, i, args[0], "resume", "kept up to date again")
+	}, func(_ *cobra.Command, _ []string, r *results, p *site) error {
+		return r.state(p, "resume", "kept up to date again")
 	})
 }
 
 func viewResetCommand() *cobra.Command {
-	var p plan
-	c := verb(&cobra.Command{
+	var plan plan
+	c := verbAt(&cobra.Command{
 		Use: "reset VIEW", Short: "Remove all builds of a view and build it anew in place; queries see it grow", Args: cobra.ExactArgs(1),
 		Long: "Remove all builds of a view and begin a new one that answers queries at once, however far it is. Use rebuild, verify and switch if queries are to go on meanwhile. Dead letters\n" +
 			"go with their builds; events that still cannot be handled become dead letters again.",
 		Example: "  millrace view reset orders --dry-run\n  millrace view reset orders --yes",
-	}, func(c *cobra.Command, args []string, r *results, i *instance) error {
-		v, err := status(c.Context(), i, args[0])
-		if err != nil {
-			return err
-		}
-		text, letters := "", 0
-		for n, b := range v.Builds {
-			if n > 0 {
-				text += ", "
+	}, func(c *cobra.Command, _ []string, r *results, s *spot) error {
+		return s.planned(c, &plan, func(p *site) (string, error) {
+			v, err := status(c.Context(), p.instance, p.view)
+			if err != nil {
+				return "", err
 			}
-			text += fmt.Sprintf("%s (%s, %s)", b.ID, role(&v, &b), size(b.Bytes))
-			letters += b.Letters
-		}
-		text = fmt.Sprintf("%s: all builds are removed: %s; queries are answered from an empty one until the log is read again", r.at(i, args[0]), text)
-		if letters > 0 {
-			text += fmt.Sprintf("; %s dead letters go with them", count(int64(letters)))
-		}
-		if agreed, err := p.agreed(c, text); err != nil || !agreed {
-			return err
-		}
-		return r.do(i, args[0], "reset", nil, "live", "%s: build %s is begun and answers queries")
+			text, letters := "", 0
+			for n, b := range v.Builds {
+				if n > 0 {
+					text += ", "
+				}
+				text += fmt.Sprintf("%s (%s, %s)", b.ID, role(&v, &b), size(b.Bytes))
+				letters += b.Letters
+			}
+			text = fmt.Sprintf("%s: all builds are removed: %s; queries are answered from an empty one until the log is read again", p.view, text)
+			if letters > 0 {
+				text += fmt.Sprintf("; %s dead letters go with them", count(int64(letters)))
+			}
+			return text, nil
+		}, func(p *site) error {
+			return r.do(p, "reset", nil, "live", ": build %s is begun and answers queries")
+		})
 	})
-	p.flags(c)
+	plan.flags(c)
 	return c
 }
 
 func viewDropCommand() *cobra.Command {
-	var p plan
-	c := verb(&cobra.Command{
+	var plan plan
+	c := verbAt(&cobra.Command{
 		Use: "drop VIEW BUILD", Short: "Remove a build that does not answer queries, from the disk too", Args: cobra.ExactArgs(2), Example: "  millrace view drop orders v1-1 --yes",
-	}, func(c *cobra.Command, args []string, r *results, i *instance) error {
-		v, err := status(c.Context(), i, args[0])
-		if err != nil {
-			return err
-		}
-		n := slices.IndexFunc(v.Builds, func(b projection.BuildStatus) bool { return b.ID == args[1] })
-		switch {
-		case n < 0:
-			return projection.ErrBuildNotFound.Because("view %s, build %s", args[0], args[1]).WithFix("millrace view describe %s lists them", args[0])
-		case args[1] == v.Live:
-			return projection.ErrBuild.Because("build %s of %s answers queries", args[1], args[0]).WithFix("switch to another one first: millrace view switch %s", args[0])
-		}
-		text := fmt.Sprintf("%s: build %s is removed (%s, %s, %s)", r.at(i, args[0]), args[1], role(&v, &v.Builds[n]), v.Builds[n].State, size(v.Builds[n].Bytes))
-		if args[1] == v.Previous {
-			text += "; there is nothing to roll back to any more"
-		}
-		if agreed, err := p.agreed(c, text); err != nil || !agreed {
-			return err
-		}
-		if err := i.call(c.Context(), http.MethodDelete, viewPath(args[0], "builds", args[1]), nil, nil, nil); err != nil {
-			return err
-		}
-		r.add(i, result{i.base.String(), args[0], args[1], "removed"}, "%s: build %s is removed", args[0], args[1])
-		return nil
+	}, func(c *cobra.Command, args []string, r *results, s *spot) error {
+		build := args[1]
+		return s.planned(c, &plan, func(p *site) (string, error) {
+			v, err := status(c.Context(), p.instance, p.view)
+			if err != nil {
+				return "", err
+			}
+			n := slices.IndexFunc(v.Builds, func(b projection.BuildStatus) bool { return b.ID == build })
+			switch {
+			case n < 0:
+				return "", projection.ErrBuildNotFound.Because("view %s, build %s", p.view, build).WithFix("millrace view describe %s lists them", p.view)
+			case build == v.Live:
+				return "", projection.ErrBuild.Because("build %s of %s answers queries", build, p.view).WithFix("switch to another one first: millrace view switch %s", p.view)
+			}
+			text := fmt.Sprintf("%s: build %s is removed (%s, %s, %s)", p.view, build, role(&v, &v.Builds[n]), v.Builds[n].State, size(v.Builds[n].Bytes))
+			if build == v.Previous {
+				text += "; there is nothing to roll back to any more"
+			}
+			return text, nil
+		}, func(p *site) error {
+			if err := p.call(c.Context(), http.MethodDelete, viewPath(p.view, "builds", build), nil, nil, nil); err != nil {
+				return err
+			}
+			r.add(p, result{p.base.String(), p.view, build, "removed"}, ": build %s is removed", build)
+			return nil
+		})
 	})
-	p.flags(c)
+	plan.flags(c)
 	return c
 }
