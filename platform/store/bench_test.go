@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"testing"
 )
 
@@ -109,4 +110,42 @@ func BenchmarkBackup(b *testing.B) {
 	if err := db.Close(); err != nil {
 		b.Fatal(err)
 	}
+}
+
+// BenchmarkGet reads rows of 250 bytes by chance, of more than the caches hold.
+func BenchmarkGet(b *testing.B) {
+	db, err := Open(b.TempDir()+"/db", Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer db.Close()
+	const keys = 600_000
+	for k := 0; k < keys; {
+		batch := db.NewBatch()
+		for range 5_000 {
+			if err := batch.Set(fmt.Appendf(nil, "key-%08d", k*7919%keys), make([]byte, 250)); err != nil {
+				b.Fatal(err)
+			}
+			k++
+		}
+		if err := batch.Commit(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	r, err := db.NewReader()
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer r.Close()
+	b.ReportAllocs()
+	b.ResetTimer()
+	b.RunParallel(func(pb *testing.PB) {
+		var key []byte
+		for pb.Next() {
+			key = fmt.Appendf(key[:0], "key-%08d", rand.IntN(keys))
+			if _, err := r.Get(key); err != nil {
+				b.Error(err)
+			}
+		}
+	})
 }

@@ -94,7 +94,7 @@ func TestDirectory(t *testing.T) {
 	}
 	refuse(t, file, ErrDirectory, file)
 	refuse(t, file+"/db", ErrDirectory, file)
-	if _, err := Open(t.TempDir(), Options{MemTable: 1, BlockCache: 1, IndexCache: 1}); err == nil || strings.Count(err.Error(), "store:") != 3 {
+	if _, err := Open(t.TempDir(), Options{MemTable: 1, IndexCache: 1}); err == nil || strings.Count(err.Error(), "store:") != 2 {
 		t.Errorf("three bad options: %v", err)
 	}
 }

@@ -21,9 +21,6 @@ type Options struct {
 	// MemTable is the size in bytes of one memtable, 8 MiB to 256 MiB; 0 = 16 MiB. Up to four are in memory. A batch has room for
 	// about 15 % of it, and for one entry per 640 bytes of it.
 	MemTable int64
-	// BlockCache bounds in bytes the cache of parsed blocks; 0 = 16 MiB. Blocks are not compressed, so their bytes stay in the page
-	// cache and what is saved is the parsing.
-	BlockCache int64
 	// IndexCache bounds in bytes the cache of table indexes and bloom filters, at least 64 MiB; 0 = 64 MiB.
 	IndexCache int64
 	// MinFree is the room in bytes that must be left on the file system for a commit to be tried; 0 = 12 memtables, -1 = no check.
@@ -133,9 +130,6 @@ func (o *Options) complete() error {
 	if o.MemTable == 0 {
 		o.MemTable = 16 * mib
 	}
-	if o.BlockCache == 0 {
-		o.BlockCache = 16 * mib
-	}
 	if o.IndexCache == 0 {
 		o.IndexCache = 64 * mib
 	}
@@ -149,9 +143,6 @@ func (o *Options) complete() error {
 	var bad []error
 	if o.MemTable < 8*mib || o.MemTable > 256*mib {
 		bad = append(bad, fmt.Errorf("store: MemTable is %d, it must be %d to %d", o.MemTable, 8*mib, 256*mib))
-	}
-	if o.BlockCache < mib {
-		bad = append(bad, fmt.Errorf("store: BlockCache is %d, it must be at least %d", o.BlockCache, mib))
 	}
 	if o.IndexCache < 64*mib {
 		bad = append(bad, fmt.Errorf("store: IndexCache is %d, it must be at least %d", o.IndexCache, 64*mib))
@@ -183,7 +174,8 @@ func openBadger(dir string, o Options) (bdb *badger.DB, err error) {
 	b.Compression = options.None // measured: half the cost of a Get; disks are cheaper
 	b.MemTableSize = o.MemTable
 	b.NumMemtables = 3
-	b.BlockCacheSize = o.BlockCache
+	// Blocks are not compressed, so they are read where the page cache has them; what a cache of their headers cost was more than it saved.
+	b.BlockCacheSize = 0
 	b.IndexCacheSize = o.IndexCache
 	b.NumCompactors = 2
 	// Bursts are taken in before they are sorted in: measured, a third less work while a view is built, at the price of some

@@ -16,7 +16,7 @@ import (
 
 // small are options for stores whose memtables are full after a few batches, with room for bulks.
 func small() Options {
-	return Options{MemTable: 768 << 10, BlockCache: 1 << 20, IndexCache: 64 << 20, MinFree: -1, Logger: slog.New(slog.DiscardHandler)}
+	return Options{MemTable: 768 << 10, IndexCache: 64 << 20, MinFree: -1, Logger: slog.New(slog.DiscardHandler)}
 }
 
 // A workload is a series of batches that follow from its seed. Each batch writes its number as the position, so that what a store holds

@@ -252,7 +252,7 @@ func openStore(dir string) (*store.DB, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	return store.Open(filepath.Join(dir, "streams"), store.Options{MemTable: 8 << 20, BlockCache: 1 << 20, MinFree: -1})
+	return store.Open(filepath.Join(dir, "streams"), store.Options{MemTable: 8 << 20, MinFree: -1})
 }
 
 // forward runs do on the instance as a request of another one, over whose link it goes: command.ErrGone if nobody listens here.
