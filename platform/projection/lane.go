@@ -332,14 +332,25 @@ type pacer struct {
 	next   time.Time
 	since  time.Time // when the chunk at hand was begun
 
-	less   int       // by how many halvings it yields less than at first
+	busy   int       // by how many doublings it yields more, for there is little room
+	calm   int       // how many waits in a row were not too late
+	less   int       // by how many halvings it yields less, for it would not come to an end
 	left   int64     // how much there was to be read
 	looked time.Time // then
 }
 
-// yielding is for how many times as long as it took to decode a chunk a pacer that yields waits after it. Decoding is about a third of
-// what an event costs, so a build takes about a third of a processor.
+// yielding is for how many times as long as it took to decode a chunk a pacer that yields waits after it, where there is nothing else to do.
+// Decoding is about a third of what an event costs, so a build takes about a third of a processor.
 const yielding = 8
+
+const (
+	// tooLate is a wait that ends so much later than it should: others wait for a processor as long.
+	tooLate = 5 * time.Millisecond
+	// punctual is how many waits in a row must not be too late for a pacer to yield half as much again.
+	punctual = 100
+	// mostBusy is how often it yields twice as much. Then a build takes about a hundredth of a processor.
+	mostBusy = 5
+)
 
 const (
 	// lookEvery is how often it is looked whether a build that yields comes nearer to the end of the log.
@@ -368,14 +379,32 @@ func (p *pacer) begin(beside bool) bool {
 	return p.rate > 0 || p.yields
 }
 
+// share is for how many times as long as it took to decode a chunk a pacer that yields waits.
+func (p *pacer) share() time.Duration { return yielding << p.busy >> p.less }
+
+// felt notes by how much a wait was too long. Who answers queries waits for a processor as this does, so that it can be told from here whether
+// there is room.
+func (p *pacer) felt(late time.Duration) {
+	if late > tooLate {
+		p.busy, p.calm = min(p.busy+1, mostBusy), 0
+		return
+	}
+	if p.calm++; p.calm == punctual {
+		p.busy, p.calm = max(p.busy-1, 0), 0
+	}
+}
+
+// wait waits for as long as what was fetched, so many events, is worth.
 func (p *pacer) wait(ctx context.Context, events int, behind bool) error {
 	if p.rate == 0 && !p.yields || !behind {
 		return nil
 	}
 	now := time.Now()
 	if p.yields {
-		err := sleep(ctx, (yielding>>p.less)*now.Sub(p.since))
+		rest := p.share() * now.Sub(p.since)
+		err := sleep(ctx, rest)
 		p.since = time.Now()
+		p.felt(p.since.Sub(now) - rest)
 		return err
 	}
 	if p.next.Before(now) {

@@ -41,8 +41,11 @@ type Config struct {
 	// transaction. A view that has caught up commits at once, whatever there is.
 	BatchEvents int
 	// CatchUpRate bounds the events per second that are read while a view is behind, so that a build leaves others room; 0 = no bound, but
-	// that a build beside one that has caught up takes about a third of a processor.
+	// that a build beside one that has caught up takes a third of a processor at most, and less while others wait for one.
 	CatchUpRate int
+	// Crowded is called with true when a build begins to be made beside one that answers queries and has caught up, and with false when there is
+	// none such any more, by one goroutine; nothing by default.
+	Crowded func(bool)
 	// CacheBytes is about how much memory the rows of all views take; 128 MiB.
 	CacheBytes int64
 	// ScrubRate is at how many bytes per second the builds that answer queries are read again while the projector runs, to find damage: each
@@ -345,7 +348,16 @@ func (p *Projector) Run(ctx context.Context) error {
 			}
 		})
 	}
+	crowded := false
+	crowd := func(now bool) {
+		if now != crowded && p.cfg.Crowded != nil {
+			p.cfg.Crowded(now)
+		}
+		crowded = now
+	}
+	defer crowd(false)
 	for err == nil && ctx.Err() == nil {
+		crowd(p.builds())
 		select {
 		case <-ctx.Done():
 		case err = <-p.failed:
@@ -363,6 +375,16 @@ func (p *Projector) Run(ctx context.Context) error {
 	default:
 	}
 	return err
+}
+
+// builds reports whether a build is being made beside one that answers queries and has caught up.
+func (p *Projector) builds() bool {
+	return slices.ContainsFunc(p.views, func(v *view) bool {
+		live, _ := v.serving()
+		return live.reached.Load() && slices.ContainsFunc(v.seen.Load().builds, func(g *generation) bool {
+			return g != live && g.runner.Load() != nil && !g.reached.Load() && g.stuck() == ""
+		})
+	})
 }
 
 // startAll starts what is to be kept up to date, and no verb has started already.

@@ -157,3 +157,70 @@ func TestGathersNotForLong(t *testing.T) {
 		r.close()
 	})
 }
+
+// TestPacerLeavesRoom waits longer while waits end too late, for others wait for a processor then, too, and as before when they have not for a while.
+func TestPacerLeavesRoom(t *testing.T) {
+	p := pacer{yields: true}
+	steps := func(n int, late time.Duration) {
+		for range n {
+			p.felt(late)
+		}
+	}
+	for _, tc := range []struct {
+		n    int
+		late time.Duration
+		want time.Duration
+	}{
+		{1000, tooLate, yielding},
+		{1, tooLate + 1, 2 * yielding},
+		{punctual - 1, 0, 2 * yielding},
+		{1, time.Second, 4 * yielding}, // and it counts from the beginning
+		{punctual - 1, 0, 4 * yielding},
+		{1, 0, 2 * yielding},
+		{1000, 2 * tooLate, yielding << mostBusy},
+		{mostBusy * punctual, 0, yielding},
+		{1000, 0, yielding},
+	} {
+		if steps(tc.n, tc.late); p.share() != tc.want {
+			t.Fatalf("after %d waits that were %v too long it waits %d times as long as it decodes, want %d", tc.n, tc.late, p.share(), tc.want)
+		}
+	}
+	// However little room there is, a build comes to its end.
+	steps(mostBusy, 2*tooLate)
+	now := time.Now()
+	for range mostBusy + 1 { // the first time there is nothing to compare with
+		p.look(1_000_000, now)
+		now = now.Add(lookEvery)
+	}
+	if p.share() != yielding {
+		t.Errorf("it does not get on, and waits %d times as long as it decodes", p.share())
+	}
+}
+
+// TestCrowded: a projector says when a build is made beside one that answers, and when none is any more.
+func TestCrowded(t *testing.T) {
+	r := newRig(t, 2)
+	said := make(chan bool, 10)
+	r.cfg.Crowded = func(crowded bool) { said <- crowded }
+	history(rand.New(rand.NewPCG(7, 7)), r.log, 3*chunkEvents, 100)
+	r.start(r.views()[0])
+	r.wait("orders")
+	slow := Rebuild{Force: true, Rate: 1}
+	build, err := r.p.Rebuild(t.Context(), "orders", slow)
+	if err != nil || !<-said {
+		t.Fatal("a build is made, and that is not said", err)
+	}
+	if err := r.p.Drop("orders", build); err != nil || <-said {
+		t.Fatal("it was dropped, and that is not said", err)
+	}
+	if _, err := r.p.Rebuild(t.Context(), "orders", Rebuild{Force: true, Rate: 2 * chunkEvents}); err != nil || !<-said || <-said {
+		t.Fatal("a build begins and catches up, and that is not said", err)
+	}
+	if _, err := r.p.Rebuild(t.Context(), "orders", slow); err != nil || !<-said {
+		t.Fatal("a build is made, and that is not said", err)
+	}
+	r.close()
+	if <-said || len(said) > 0 {
+		t.Error("the projector has ended, and that is not said")
+	}
+}

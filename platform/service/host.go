@@ -59,6 +59,7 @@ type host struct {
 	operations map[string]operations
 	batches    map[string]batched
 	views      viewAdmin
+	crowd      crowd
 	described  []route // for the OpenAPI document
 
 	mu     sync.Mutex

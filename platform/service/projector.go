@@ -279,7 +279,7 @@ func (p Projector) open(ctx context.Context, h *host, views []View, topic func(s
 	c := projection.Config{
 		Log: h.log, Logger: h.logger.With("role", p.Name), WaitMax: h.config.QueryWaitMax,
 		Manual: h.config.ViewSwitch == "manual", StoreOptions: store.Options{MemTable: memTable},
-		ScrubRate: int64(h.config.ViewScrubRate), CursorKey: peerToken(h.config.PeerToken).key("cursors of lists"),
+		ScrubRate: int64(h.config.ViewScrubRate), CursorKey: peerToken(h.config.PeerToken).key("cursors of lists"), Crowded: h.crowd.change,
 	}
 	set(&c)
 	engine, err := projection.New(c)
