@@ -112,7 +112,7 @@ func TestBackup(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-		if c, err := readControl(filepath.Join(dir, "orders")); err != nil || c.Generations[0].Restored {
+		if c, _, _, err := readControl(filepath.Join(dir, "orders")); err != nil || c.Generations[0].Restored {
 			t.Errorf("its positions are still to be compared: %+v, %v", c, err)
 		}
 	}
@@ -317,7 +317,7 @@ func TestSweep(t *testing.T) {
 	r.wait("orders")
 	r.close()
 	dir := r.dir + "/orders/"
-	for _, name := range []string{"v1-1.snapshot", "v1-2.snapshot", "v1-2.sentinel", "v1-2.sentinel.123", "v1-2.restoring.sentinel", "v1-2.restoring.sentinel.99", "v1-1.condemned.7", "view.json.4711", "v1-1.damaged-1", "notes"} {
+	for _, name := range []string{"v1-1.snapshot", "v1-2.snapshot", "v1-2.sentinel", "v1-2.sentinel.123", "v1-2.restoring.sentinel", "v1-2.restoring.sentinel.99", "v1-1.condemned.7", "view.json.4711", "view.copy.json.1", "view.json.damaged-1", "v1-1.damaged-1", "notes"} {
 		if err := os.WriteFile(dir+name, []byte("x"), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -333,7 +333,7 @@ func TestSweep(t *testing.T) {
 	for i := range left {
 		left[i] = filepath.Base(left[i])
 	}
-	if want := []string{"notes", "v1-1", "v1-1.damaged-1", "v1-1.sentinel", "view.json"}; err != nil || !slices.Equal(left, want) {
+	if want := []string{"notes", "v1-1", "v1-1.damaged-1", "v1-1.sentinel", "view.copy.json", "view.json", "view.json.damaged-1"}; err != nil || !slices.Equal(left, want) {
 		t.Errorf("there are %v, want %v, %v", left, want, err)
 	}
 }

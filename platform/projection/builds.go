@@ -3,6 +3,7 @@ package projection
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -95,7 +96,7 @@ func (v *view) open() (err error) {
 	if err := os.MkdirAll(v.dir, 0o700); err != nil {
 		return ErrControl.Because("%s", v.dir).Wrap(err)
 	}
-	if v.ctl, err = readControl(v.dir); err != nil {
+	if err := v.recall(v.p.cfg.Logger); err != nil {
 		return err
 	}
 	if err := v.sweep(); err != nil {
@@ -140,6 +141,15 @@ func (v *view) open() (err error) {
 	return v.ctl.write(v.dir)
 }
 
+// recall reads what is remembered of the view.
+func (v *view) recall(log *slog.Logger) (err error) {
+	var found string
+	if v.ctl, found, err = openControl(v.dir); found != "" {
+		log.Error("projection: what is remembered of a view's builds was damaged, and was restored from its copy", "view", v.name, "reason", found)
+	}
+	return err
+}
+
 // best returns the latest build of a version that has no end.
 func (v *view) best(version int) (best *generation) {
 	for _, g := range v.builds {
@@ -162,7 +172,7 @@ func (v *view) auto(g *generation) {
 var buildDir = regexp.MustCompile(`^(v[0-9]+-[0-9]+)(\.restoring|\.snapshot)?(\.sentinel|\.condemned)?$`)
 
 // unfinished is the name of a file that was being written in place of another one.
-var unfinished = regexp.MustCompile(`^(v[0-9]+-[0-9]+(\.restoring)?(\.sentinel|\.condemned)|view\.json)\.[0-9]+$`)
+var unfinished = regexp.MustCompile(`^(v[0-9]+-[0-9]+(\.restoring)?(\.sentinel|\.condemned)|view(\.copy)?\.json)\.[0-9]+$`)
 
 // sweep removes what a build that was dropped, begun or restored when the process was killed has left.
 func (v *view) sweep() error {
@@ -316,6 +326,7 @@ func (v *view) switchTo(g *generation) error {
 	}
 	ctl.Previous, ctl.Live = old.born.id(), g.born.id()
 	if err := ctl.write(v.dir); err != nil {
+		v.ctl.Number = ctl.Number // one of the files may have it
 		return err
 	}
 	v.ctl = ctl

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -80,7 +81,11 @@ func RestoreView(ctx context.Context, dir, file string, forms []Form, o store.Op
 	if err := os.MkdirAll(v.dir, 0o700); err != nil {
 		return "", BackupInfo{}, ErrControl.Because("%s", v.dir).Wrap(err)
 	}
-	if v.ctl, err = readControl(v.dir); err != nil {
+	log := o.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	if err := v.recall(log); err != nil {
 		return "", BackupInfo{}, err
 	}
 	if err := v.sweep(); err != nil {

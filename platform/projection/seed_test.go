@@ -199,7 +199,7 @@ func TestSnapshotTakesLong(t *testing.T) {
 		v.mu.Unlock()
 	}
 	here.close()
-	if c, err := readControl(here.dir + "/orders"); err != nil || c.Live != "v1-3" || len(c.Generations) != 1 {
+	if c, _, _, err := readControl(here.dir + "/orders"); err != nil || c.Live != "v1-3" || len(c.Generations) != 1 {
 		t.Errorf("%+v, %v, want v1-3 alone", c, err)
 	}
 	// The end of Run ends it.

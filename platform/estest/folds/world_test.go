@@ -189,6 +189,7 @@ type control struct {
 	} `json:"generations"`
 }
 
+// readControl reads the one of the two files that is written first; a projector that opens makes them the same.
 func readControl(dir string) (c control, err error) {
 	text, err := os.ReadFile(filepath.Join(dir, "view.json"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -396,7 +397,7 @@ func (w *world) tidy() (stray []string) {
 			return []string{err.Error()}
 		}
 		for _, f := range files {
-			if m := buildDir.FindStringSubmatch(f.Name()); f.Name() != "view.json" && (m == nil || !known[m[1]]) && !strings.Contains(f.Name(), ".damaged-") {
+			if m := buildDir.FindStringSubmatch(f.Name()); !strings.HasPrefix(f.Name(), "view.") && (m == nil || !known[m[1]]) && !strings.Contains(f.Name(), ".damaged-") {
 				stray = append(stray, view+"/"+f.Name())
 			}
 		}
