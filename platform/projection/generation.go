@@ -60,6 +60,7 @@ type generation struct {
 // A shown is a committed state of a generation: how far it is and, while a runner runs, a snapshot that is exactly that far.
 type shown struct {
 	number uint64 // of the batch with which it was reached, 1, 2, 3 … since the start
+	first  uint64 // the first batch with the same positions: dead letters change rows without moving them
 	slots  []slotShown
 	snap   *snapshot // nil = read whatever is committed
 
@@ -71,6 +72,14 @@ type shown struct {
 func (s *shown) text(g *generation) string {
 	s.once.Do(func() { s.written = g.positions(s).String() })
 	return s.written
+}
+
+// reach is how many records of all partitions s has passed: it rises with every batch that moves a position.
+func (s *shown) reach() (n int64) {
+	for i := range s.slots {
+		n += s.slots[i].next
+	}
+	return n
 }
 
 type slotShown struct {
@@ -339,7 +348,7 @@ func (g *generation) complete() bool {
 func (g *generation) show(s *shown) {
 	old := g.shown.Load()
 	if old != nil && s.number == 0 {
-		s.number = old.number // the same state
+		s.number, s.first = old.number, old.first // the same state
 	}
 	g.shown.Store(s)
 	if old != nil && old.snap != nil {

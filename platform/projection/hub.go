@@ -1,8 +1,12 @@
 package projection
 
 import (
+	"cmp"
+	"slices"
 	"sync"
 	"time"
+
+	"github.com/millrace/millrace/platform/es"
 )
 
 // A Change is what a batch did to one row.
@@ -76,7 +80,7 @@ func (h *hub) publish(known bool, changes []Change, s *shown) {
 		drop++
 	}
 	if drop > 0 {
-		h.batches = append(h.batches[:0:0], h.batches[drop:]...)
+		h.batches = slices.Clone(h.batches[drop:])
 	}
 	if len(changes) == 0 {
 		return
@@ -140,30 +144,58 @@ func (h *hub) remove(w *Watch) {
 	}
 }
 
-// since returns the batches after the one with a number; ok is false if some of them are not kept any more.
-func (h *hub) since(number uint64) (batches []published, ok bool) {
+// since returns the batches after the one with a number, those of one row as if they were one; ok is false if some of them are not kept any
+// more.
+func (h *hub) since(number uint64, row string) (batches []published, ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed || number < h.floor {
 		return nil, false
 	}
-	skip := 0
-	for skip < len(h.batches) && h.batches[skip].shown.number <= number {
-		skip++
+	skip, _ := slices.BinarySearchFunc(h.batches, number+1, func(b published, n uint64) int { return cmp.Compare(b.shown.number, n) })
+	if row == "" || skip == len(h.batches) {
+		return slices.Clone(h.batches[skip:]), true
 	}
-	return append([]published(nil), h.batches[skip:]...), true
-}
-
-// at returns the number of the batch with which these positions were reached, if it is still kept.
-func (h *hub) at(g *generation, positions string) (number uint64, ok bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for i := len(h.batches) - 1; i >= 0; i-- {
-		if g.positions(h.batches[i].shown).String() == positions {
-			return h.batches[i].shown.number, true
+	// How the row is in the end counts. Somebody whose row has just changed for the first time in an hour finds it in the last batch.
+	all := published{shown: h.batches[len(h.batches)-1].shown}
+	for _, b := range slices.Backward(h.batches[skip:]) {
+		i := slices.IndexFunc(b.changes, func(c Change) bool { return c.Row.Key == row })
+		if i >= 0 {
+			all.changes = b.changes[i : i+1]
+			break
 		}
 	}
-	return 0, false
+	return []published{all}, true
+}
+
+// at returns the number of the batch with which these positions were reached, if all that came after it is still kept. Many may ask at
+// once, when whatever was between them and this process comes back.
+func (h *hub) at(g *generation, positions string) (number uint64, ok bool) {
+	ps, err := es.ParsePositions(positions)
+	if err != nil {
+		return 0, false
+	}
+	reach := int64(0)
+	for _, p := range ps {
+		reach += p.Offset + 1
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	i, found := slices.BinarySearchFunc(h.batches, reach, func(b published, n int64) int { return cmp.Compare(b.shown.reach(), n) })
+	if !found || h.batches[i].shown.text(g) != positions {
+		return 0, false
+	}
+	// What dead letters have changed there is told again: whether the client has seen it cannot be told from positions.
+	number = h.batches[i].shown.first
+	return number, number >= h.floor
+}
+
+// rest is for how long somebody who watches rows of a list waits who has looked at changes in vain: all of them together look about
+// 100,000 times a second at most, however many batches there are. Who was given something waits longer anyway.
+func (h *hub) rest() time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return min(time.Duration(len(h.lists))*10*time.Microsecond, 100*time.Millisecond)
 }
 
 // close wakes everybody: another generation is watched from now on, or none.

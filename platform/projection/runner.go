@@ -336,7 +336,12 @@ func (r *runner) handOver() error {
 	r.batch++
 	r.events, r.waits, r.late = 0, nil, false
 	r.flying = true
-	r.work <- &handover{batches: batches, changes: changes, watched: watched, shown: &shown{number: r.g.shown.Load().number + 1, slots: r.g.progress()}}
+	last := r.g.shown.Load()
+	next := &shown{number: last.number + 1, first: last.first, slots: r.g.progress()}
+	if next.reach() > last.reach() {
+		next.first = next.number
+	}
+	r.work <- &handover{batches: batches, changes: changes, watched: watched, shown: next}
 	return nil
 }
 

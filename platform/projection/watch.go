@@ -118,7 +118,7 @@ func (w *Watch) Next(ctx context.Context) (Update, error) {
 		if !w.begun {
 			return w.begin(ctx)
 		}
-		batches, ok := w.g.watching.since(w.number)
+		batches, ok := w.g.watching.since(w.number, w.key)
 		if !ok {
 			if g, _ := w.serving(); g != w.g {
 				if err := w.follow(); err != nil {
@@ -130,6 +130,11 @@ func (w *Watch) Next(ctx context.Context) (Update, error) {
 		}
 		if u := w.merge(batches); len(u.Rows)+len(u.Gone) > 0 {
 			return u, nil
+		}
+		if len(batches) > 0 && w.key == "" {
+			if err := sleep(ctx, w.g.watching.rest()); err != nil {
+				return Update{}, err
+			}
 		}
 		select {
 		case <-w.woken:
@@ -192,14 +197,12 @@ func (w *Watch) merge(batches []published) (u Update) {
 	last := map[string]*Change{}
 	for _, b := range batches {
 		for i := range b.changes {
-			if c := &b.changes[i]; w.key == "" || w.key == c.Row.Key {
-				last[c.Row.Key] = c
-			}
+			c := &b.changes[i]
+			last[c.Row.Key] = c
 		}
 	}
 	end := batches[len(batches)-1].shown
 	w.number = end.number
-	u.Applied = w.g.positions(end)
 	for key, c := range last {
 		_, had := w.known[key]
 		switch {
@@ -215,6 +218,9 @@ func (w *Watch) merge(batches []published) (u Update) {
 			u.Gone = append(u.Gone, key)
 			delete(w.known, key)
 		}
+	}
+	if len(u.Rows)+len(u.Gone) > 0 {
+		u.Applied = w.g.positions(end)
 	}
 	slices.SortFunc(u.Rows, func(a, b Row) int { return cmp.Compare(a.Key, b.Key) })
 	slices.Sort(u.Gone)

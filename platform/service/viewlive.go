@@ -18,6 +18,9 @@ const (
 	liveInterval = 100 * time.Millisecond
 	// liveBeat is after what silence a comment is sent, so that whoever is between does not take the connection for dead.
 	liveBeat = 15 * time.Second
+	// liveFrame is how many bytes a client's buffer keeps between two frames: the first one may be of a thousand rows, and thousands of
+	// clients of which nothing is heard afterwards.
+	liveFrame = 8 << 10
 	// liveRetry is after how many milliseconds a client is to come back.
 	liveRetry = 2000
 )
@@ -70,6 +73,9 @@ func streamed(form form, done func(), next func(context.Context) (projection.Upd
 				}
 				if !send(frame) {
 					return nil
+				}
+				if cap(frame) > liveFrame {
+					frame = nil
 				}
 				select {
 				case <-time.After(liveInterval):
