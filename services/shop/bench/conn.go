@@ -48,10 +48,21 @@ func (c *conn) post(id []byte, body string) (position string, err error) {
 	return c.exchange()
 }
 
+// postTo sends a command with a JSON body to any path.
+func (c *conn) postTo(path, body string) (position string, err error) {
+	c.head(append(append(c.out[:0], "POST "...), path...), body)
+	return c.exchange()
+}
+
 func (c *conn) request(id []byte, body string) {
 	b := append(c.out[:0], "POST /v1/orders/"...)
 	b = append(b, id...)
-	b = append(b, "/place HTTP/1.1\r\nHost: "...)
+	c.head(append(b, "/place"...), body)
+}
+
+// head goes on with a request after its path.
+func (c *conn) head(b []byte, body string) {
+	b = append(b, " HTTP/1.1\r\nHost: "...)
 	b = append(b, c.host...)
 	b = append(b, "\r\nContent-Type: application/json\r\nContent-Length: "...)
 	b = strconv.AppendInt(b, int64(len(body)), 10)

@@ -63,6 +63,7 @@ var figures = []figure{
 	{"http", (*plan).http},
 	{"visible", (*plan).visible},
 	{"queries", (*plan).queries},
+	{"watchers", (*plan).watchers},
 	{"projector", (*plan).projector},
 	{"memory", (*plan).memory},
 	{"streams", (*plan).streams},
