@@ -533,7 +533,7 @@ func (s *shard[R, E]) evict() {
 
 // change tells watchers of a row that collect has just encoded.
 func (s *shard[R, E]) change(e *entry[R]) Change {
-	c := Change{Row: Row{Key: e.key, EventID: e.event.String(), Position: s.f.g.position(e.topic, e.partition, e.offset)}, Gone: e.gone}
+	c := Change{Row: Row{Key: e.key, EventID: e.event.String(), Position: s.f.g.position(e.topic, e.partition, e.offset)}, Gone: e.gone, before: e.stored}
 	if !e.gone {
 		c.Row.JSON = bytes.Clone(bytes.TrimSuffix(s.json.Bytes(), []byte("\n")))
 		c.values = slices.Clone(s.values)

@@ -14,6 +14,14 @@ type Change struct {
 	Row    Row  // as it is after it; only the Key, and the event that deleted it, of one that is gone
 	Gone   bool // it was deleted
 	values []string
+	before []string // as values, before it; nil = there was no row
+}
+
+// A listener is somebody who watches rows of a list.
+type listener struct {
+	x       *plan
+	pending bool   // something that it has not looked at may concern it
+	clean   uint64 // nothing up to this batch that it has not looked at does
 }
 
 // A hub keeps the latest changes of a generation for those who watch it, each of whom reads them at a pace of its own. Nobody waits for a
@@ -24,7 +32,7 @@ type hub struct {
 	changes int         // in all of them
 	bytes   int         // of the rows in them
 	floor   uint64      // the number of the last batch that is not kept
-	lists   map[*Watch]struct{}
+	lists   map[*Watch]*listener
 	rows    map[string]map[*Watch]struct{} // by the key of the row that is watched
 	until   time.Time                      // changes are kept until then though nobody watches
 	count   int
@@ -44,12 +52,14 @@ const (
 	keptBytes = 16 << 20
 	// keptBatches is how many batches are.
 	keptBatches = 1 << 12
+	// mostTried is for how many pairs of a change and somebody who watches a list it is found out whether the one concerns the other.
+	mostTried = 200_000
 	// lingering is for how long changes are kept when the last watcher has gone, who may come back.
 	lingering = time.Minute
 )
 
 func (h *hub) init() {
-	h.lists, h.rows = map[*Watch]struct{}{}, map[string]map[*Watch]struct{}{}
+	h.lists, h.rows = map[*Watch]*listener{}, map[string]map[*Watch]struct{}{}
 }
 
 // watched reports whether changes are to be kept.
@@ -80,13 +90,20 @@ func (h *hub) publish(known bool, changes []Change, s *shown) {
 		drop++
 	}
 	if drop > 0 {
-		h.batches = slices.Clone(h.batches[drop:])
+		clear(h.batches[:drop]) // what append leaves behind when it moves must not keep them
+		h.batches = h.batches[drop:]
 	}
-	if len(changes) == 0 {
-		return
-	}
-	for w := range h.lists {
-		w.call()
+	// Who is woken for nothing takes more than it takes to find that out, unless there is very much to go through.
+	all := len(changes)*len(h.lists) > mostTried
+	for w, l := range h.lists {
+		switch {
+		case l.pending:
+		case all || slices.ContainsFunc(changes, l.x.concerns):
+			l.pending = true
+			w.call()
+		default:
+			l.clean = s.number
+		}
 	}
 	for i := range changes {
 		for w := range h.rows[changes[i].Row.Key] {
@@ -104,7 +121,8 @@ func sizeOf(changes []Change) (n int) {
 }
 
 func (h *hub) wakeAll() {
-	for w := range h.lists {
+	for w, l := range h.lists {
+		l.pending = true
 		w.call()
 	}
 	for _, ws := range h.rows {
@@ -120,7 +138,7 @@ func (h *hub) add(w *Watch) {
 	defer h.mu.Unlock()
 	h.count++
 	if w.key == "" {
-		h.lists[w] = struct{}{}
+		h.lists[w] = &listener{x: w.x, pending: true} // it may go on from long ago
 		return
 	}
 	if h.rows[w.key] == nil {
@@ -144,22 +162,32 @@ func (h *hub) remove(w *Watch) {
 	}
 }
 
-// since returns the batches after the one with a number, those of one row as if they were one; ok is false if some of them are not kept any
-// more.
-func (h *hub) since(number uint64, row string) (batches []published, ok bool) {
+// since returns the batches after the one with a number that may concern w, those of one row as if they were one; ok is false if some of them
+// are not kept any more.
+func (h *hub) since(w *Watch, number uint64) (batches []published, ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	l := h.lists[w]
+	if l != nil {
+		number = max(number, l.clean)
+	}
 	if h.closed || number < h.floor {
 		return nil, false
 	}
+	if l != nil {
+		l.pending = false
+		if n := len(h.batches); n > 0 {
+			l.clean = h.batches[n-1].shown.number
+		}
+	}
 	skip, _ := slices.BinarySearchFunc(h.batches, number+1, func(b published, n uint64) int { return cmp.Compare(b.shown.number, n) })
-	if row == "" || skip == len(h.batches) {
+	if w.key == "" || skip == len(h.batches) {
 		return slices.Clone(h.batches[skip:]), true
 	}
 	// How the row is in the end counts. Somebody whose row has just changed for the first time in an hour finds it in the last batch.
 	all := published{shown: h.batches[len(h.batches)-1].shown}
 	for _, b := range slices.Backward(h.batches[skip:]) {
-		i := slices.IndexFunc(b.changes, func(c Change) bool { return c.Row.Key == row })
+		i := slices.IndexFunc(b.changes, func(c Change) bool { return c.Row.Key == w.key })
 		if i >= 0 {
 			all.changes = b.changes[i : i+1]
 			break

@@ -445,18 +445,29 @@ func (x *plan) page(r *store.Reader) (page Page, err error) {
 	return page, err
 }
 
+// concerns reports whether a row that changed may be, or have been, among those that are selected.
+func (x *plan) concerns(c Change) bool {
+	return x.index < 0 && x.covers(nil, c.Row.Key) || x.index >= 0 && (x.covers(c.values, c.Row.Key) || x.covers(c.before, c.Row.Key))
+}
+
+// covers reports whether a row with these values in the indexes, nil = none, is where the rows are that are selected.
+func (x *plan) covers(values []string, key string) bool {
+	var room [256]byte
+	at := room[:0]
+	switch {
+	case x.index < 0:
+		at = appendRowKey(at, key)
+	case values == nil || values[x.index] == "":
+		return false
+	default:
+		at = appendIndexKey(at, x.index, values[x.index], key)
+	}
+	return bytes.Compare(at, x.rg.From) >= 0 && (x.rg.To == nil || bytes.Compare(at, x.rg.To) < 0)
+}
+
 // selects reports whether the query selects a row that a change leaves.
 func (x *plan) selects(c *Change) bool {
-	var at []byte
-	if x.index < 0 {
-		at = appendRowKey(nil, c.Row.Key)
-	} else {
-		if c.values[x.index] == "" {
-			return false
-		}
-		at = appendIndexKey(nil, x.index, c.values[x.index], c.Row.Key)
-	}
-	if bytes.Compare(at, x.rg.From) < 0 || x.rg.To != nil && bytes.Compare(at, x.rg.To) >= 0 {
+	if !x.covers(c.values, c.Row.Key) {
 		return false
 	}
 	if x.q.Where == nil {

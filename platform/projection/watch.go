@@ -83,21 +83,21 @@ func (w *Watch) serving() (*generation, <-chan struct{}) {
 
 // follow turns to the generation to be watched now.
 func (w *Watch) follow() error {
+	g, changed := w.serving()
+	var x *plan
+	if w.key == "" {
+		q := w.query
+		var err error
+		if x, err = w.p.plan(g, w.name, &q); err != nil {
+			return err // nobody watches, or whoever did goes on until Close
+		}
+	}
 	if w.g != nil {
 		w.g.watching.remove(w)
 	}
-	w.g, w.changed = w.serving()
+	w.g, w.changed, w.x = g, changed, x
 	w.g.watching.add(w)
 	w.begun, w.known = false, map[string]struct{}{}
-	if w.key != "" {
-		return nil
-	}
-	q := w.query
-	x, err := w.p.plan(w.g, w.name, &q)
-	if err != nil {
-		return err
-	}
-	w.x = x
 	return nil
 }
 
@@ -118,7 +118,7 @@ func (w *Watch) Next(ctx context.Context) (Update, error) {
 		if !w.begun {
 			return w.begin(ctx)
 		}
-		batches, ok := w.g.watching.since(w.number, w.key)
+		batches, ok := w.g.watching.since(w, w.number)
 		if !ok {
 			if g, _ := w.serving(); g != w.g {
 				if err := w.follow(); err != nil {
