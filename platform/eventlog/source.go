@@ -33,6 +33,20 @@ type Source struct {
 	close   sync.Once
 }
 
+// A recordPool keeps the records of batches that were read for those that are read next. It is for one Kafka client.
+type recordPool struct{ free sync.Pool }
+
+// GetRecords returns records to decode a batch into: a method of kgo.PoolRecords.
+func (p *recordPool) GetRecords(n int) []kgo.Record {
+	if old, ok := p.free.Get().(*[]kgo.Record); ok && cap(*old) >= n {
+		return (*old)[:n]
+	}
+	return make([]kgo.Record, n)
+}
+
+// PutRecords takes back the records of a batch: a method of kgo.PoolRecords.
+func (p *recordPool) PutRecords(rs []kgo.Record) { p.free.Put(&rs) }
+
 // A part is the reader's state of one partition.
 type part struct {
 	cursor  Cursor
@@ -57,6 +71,7 @@ func (c *Client) NewSource(ctx context.Context, from ...Cursor) (*Source, error)
 		kgo.FetchMaxWait(c.cfg.FetchWait),
 		kgo.FetchMaxBytes(c.cfg.FetchBytes),
 		kgo.FetchMaxPartitionBytes(c.cfg.FetchBytes/4),
+		kgo.WithPools(&recordPool{}),
 	)...)
 	if err != nil {
 		return nil, ErrConfig.Wrap(err)
@@ -248,6 +263,9 @@ func (s *Source) take(ctx context.Context, fetches kgo.Fetches) []Fetched {
 		p := s.parts[tp]
 		if len(f.Records) > 0 && p != nil {
 			fetched, err := s.client.read(p, f.Records)
+			for _, k := range f.Records {
+				k.Recycle() // read has taken all out of it
+			}
 			fetched.End = max(f.HighWatermark, fetched.Cursor.Next)
 			p.end = fetched.End
 			if fetched.Cursor.Next > p.cursor.Next {
