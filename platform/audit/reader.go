@@ -15,6 +15,9 @@ import (
 	"github.com/millrace/millrace/platform/fault"
 )
 
+// fetchBytes is how much is read at a time: an audit has time, and who answers queries beside it has not.
+const fetchBytes = 1 << 20
+
 // A reader brings the records of all partitions to their ledgers.
 type reader struct {
 	audit  *Audit
@@ -70,10 +73,10 @@ func (r *reader) begin(ctx context.Context) error {
 		all = append(all, p.cursor)
 	}
 	var err error
-	if r.source, err = r.audit.cfg.Log.NewSource(ctx, all...); err == nil || !errors.Is(err, eventlog.ErrCursor) {
+	if r.source, err = r.audit.cfg.Log.NewSourceWithin(ctx, fetchBytes, all...); err == nil || !errors.Is(err, eventlog.ErrCursor) {
 		return err
 	}
-	if r.source, err = r.audit.cfg.Log.NewSource(ctx); err != nil {
+	if r.source, err = r.audit.cfg.Log.NewSourceWithin(ctx, fetchBytes); err != nil {
 		return err
 	}
 	for _, tp := range inOrder(r.parts) {
@@ -113,7 +116,7 @@ func (r *reader) reopen(ctx context.Context, gap error) error {
 	for _, tp := range inOrder(r.parts) {
 		p := r.parts[tp]
 		err := func() error {
-			source, err := r.audit.cfg.Log.NewSource(ctx, p.cursor)
+			source, err := r.audit.cfg.Log.NewSourceWithin(ctx, fetchBytes, p.cursor)
 			if err != nil {
 				return err
 			}

@@ -58,6 +58,15 @@ type part struct {
 // cursor of a topic that is not there or was created anew, beyond the end of the log, below its start, or in a part of the log that was
 // replaced.
 func (c *Client) NewSource(ctx context.Context, from ...Cursor) (*Source, error) {
+	return c.NewSourceWithin(ctx, 0, from...)
+}
+
+// NewSourceWithin is NewSource with a lower bound in bytes for one fetch than Config.FetchBytes, unless it is 0. What is fetched is decoded in one
+// go, which should not take long where others wait for the processor.
+func (c *Client) NewSourceWithin(ctx context.Context, fetchBytes int32, from ...Cursor) (*Source, error) {
+	if fetchBytes == 0 || fetchBytes > c.cfg.FetchBytes {
+		fetchBytes = c.cfg.FetchBytes
+	}
 	s := &Source{client: c, parts: make(map[es.TopicPartition]*part, len(from))}
 	start, err := s.prepare(ctx, from)
 	if err != nil {
@@ -69,8 +78,8 @@ func (c *Client) NewSource(ctx context.Context, from ...Cursor) (*Source, error)
 		kgo.KeepControlRecords(),
 		kgo.FetchMinBytes(1),
 		kgo.FetchMaxWait(c.cfg.FetchWait),
-		kgo.FetchMaxBytes(c.cfg.FetchBytes),
-		kgo.FetchMaxPartitionBytes(c.cfg.FetchBytes/4),
+		kgo.FetchMaxBytes(fetchBytes),
+		kgo.FetchMaxPartitionBytes(fetchBytes/4),
 		kgo.WithPools(&recordPool{}),
 	)...)
 	if err != nil {

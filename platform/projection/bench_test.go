@@ -156,7 +156,7 @@ type packedPart struct {
 var packedHeaders = []string{"ce_specversion", "ce_source", "content-type", "ce_id", "ce_type", "ce_subject", "ce_time", "ce_streamversion", "ce_commandid",
 	"ce_commandhash", "ce_commandindex", "ce_commandcount", "ce_correlationid"}
 
-func (l *packedLog) open(_ context.Context, from []eventlog.Cursor) (source, error) {
+func (l *packedLog) open(_ context.Context, from []eventlog.Cursor, _ int32) (source, error) {
 	return &packedSource{l, from}, nil
 }
 

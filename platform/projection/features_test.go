@@ -300,7 +300,7 @@ func TestPark(t *testing.T) {
 // A topics is several logs in memory as one journal.
 type topics map[string]*memLog
 
-func (ts topics) open(ctx context.Context, from []eventlog.Cursor) (source, error) {
+func (ts topics) open(ctx context.Context, from []eventlog.Cursor, fetchBytes int32) (source, error) {
 	all := topicsSource{}
 	for name, l := range ts {
 		var own []eventlog.Cursor
@@ -309,7 +309,7 @@ func (ts topics) open(ctx context.Context, from []eventlog.Cursor) (source, erro
 				own = append(own, c)
 			}
 		}
-		s, err := l.open(ctx, own)
+		s, err := l.open(ctx, own, fetchBytes)
 		if err != nil {
 			return nil, err
 		}

@@ -210,7 +210,7 @@ func (l *memLog) add(partition int32, cs ...change) es.Position {
 	return pos
 }
 
-func (l *memLog) open(_ context.Context, from []eventlog.Cursor) (source, error) {
+func (l *memLog) open(_ context.Context, from []eventlog.Cursor, _ int32) (source, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.opened++

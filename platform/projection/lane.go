@@ -29,6 +29,9 @@ const chunkEvents = 2048
 // besideEvents is how many of them are when others shall have the processors in between.
 const besideEvents = 512
 
+// besideBytes is how many bytes of the log are fetched at a time then: Kafka's client decodes them in one go.
+const besideBytes = 1 << 20
+
 func newLane(p *Projector, rate int) *lane {
 	return &lane{p: p, rate: rate, parts: map[es.TopicPartition]*part{}}
 }
@@ -145,7 +148,11 @@ func (l *lane) fetch(ctx context.Context) error {
 	for _, pt := range l.parts {
 		from = append(from, pt.cursor)
 	}
-	src, err := l.p.log.open(ctx, from)
+	fetchBytes := int32(0)
+	if l.rate > 0 || l.beside() {
+		fetchBytes = besideBytes
+	}
+	src, err := l.p.log.open(ctx, from, fetchBytes)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil
@@ -153,7 +160,7 @@ func (l *lane) fetch(ctx context.Context) error {
 		return fmt.Errorf("projection: %w", err)
 	}
 	defer src.Close()
-	pace := pacer{rate: l.rate}
+	pace := pacer{rate: l.rate, busy: firstBusy}
 	for {
 		fetched, err := src.Poll(ctx)
 		if err != nil {
@@ -345,9 +352,11 @@ const yielding = 8
 
 const (
 	// tooLate is a wait that ends so much later than it should: others wait for a processor as long.
-	tooLate = 5 * time.Millisecond
+	tooLate = 3 * time.Millisecond
 	// punctual is how many waits in a row must not be too late for a pacer to yield half as much again.
 	punctual = 100
+	// firstBusy is how often it yields twice as much at first, until it is known how much room there is.
+	firstBusy = 2
 	// mostBusy is how often it yields twice as much. Then a build takes about a hundredth of a processor.
 	mostBusy = 5
 )

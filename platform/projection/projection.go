@@ -65,7 +65,7 @@ type Config struct {
 
 // A journal is the log as far as a projector needs it.
 type journal interface {
-	open(ctx context.Context, from []eventlog.Cursor) (source, error)
+	open(ctx context.Context, from []eventlog.Cursor, fetchBytes int32) (source, error) // 0 = as many as usual
 	Ends(ctx context.Context, topic eventlog.Topic) ([]int64, error)
 	EndsAt(ctx context.Context, topic eventlog.Topic, at time.Time) ([]int64, error)
 	RecordAt(ctx context.Context, topic eventlog.Topic, at es.Position) (eventlog.Record, error)
@@ -79,8 +79,8 @@ type source interface {
 
 type clientJournal struct{ *eventlog.Client }
 
-func (c clientJournal) open(ctx context.Context, from []eventlog.Cursor) (source, error) {
-	s, err := c.NewSource(ctx, from...)
+func (c clientJournal) open(ctx context.Context, from []eventlog.Cursor, fetchBytes int32) (source, error) {
+	s, err := c.NewSourceWithin(ctx, fetchBytes, from...)
 	if err != nil {
 		return nil, err
 	}

@@ -144,8 +144,8 @@ type repeatingLog struct {
 	rnd *rand.Rand
 }
 
-func (l repeatingLog) open(ctx context.Context, from []eventlog.Cursor) (source, error) {
-	s, err := l.memLog.open(ctx, from)
+func (l repeatingLog) open(ctx context.Context, from []eventlog.Cursor, fetchBytes int32) (source, error) {
+	s, err := l.memLog.open(ctx, from, fetchBytes)
 	if err != nil {
 		return nil, err
 	}

@@ -142,7 +142,7 @@ func (v *view) confirm(ctx context.Context) error {
 
 // continues returns the log's error if it cannot be read on from cursors.
 func (p *Projector) continues(ctx context.Context, cursors []eventlog.Cursor) error {
-	src, err := p.log.open(ctx, cursors)
+	src, err := p.log.open(ctx, cursors, 0)
 	if err != nil {
 		return err
 	}

@@ -131,7 +131,7 @@ func (g *generation) refold(ctx context.Context, s *shown, into sampler, rate in
 	if len(open) == 0 {
 		return nil
 	}
-	src, err := g.p.log.open(ctx, from)
+	src, err := g.p.log.open(ctx, from, besideBytes)
 	if err != nil {
 		return err
 	}

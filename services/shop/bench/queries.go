@@ -198,7 +198,7 @@ func (p *plan) besideRebuild(ctx context.Context, views *process, live *appender
 			}
 			long := length
 			if ph.rebuild && ph.rate == 0 {
-				long = length / 4 // it is done sooner
+				long = length / 2 // it may be done sooner
 			}
 			f, err := measure(long)
 			if err != nil {
