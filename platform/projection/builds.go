@@ -391,7 +391,7 @@ func (p *Projector) patient(ctx context.Context, name string) (*view, func(), er
 // A Rebuild says how to build a view anew.
 type Rebuild struct {
 	Version int          // of its code; 0 = the newest that the program has
-	Rate    int          // events per second while it is behind; 0 = about a third of a processor, as long as the build that answers has caught up
+	Rate    int          // events per second while it is behind; 0 = a third of a processor at most, and less while others wait for one, as long as the build that answers has caught up
 	Until   es.Positions // the last positions to be applied; partitions that are not among them are left empty; nil = there is no end
 	At      time.Time    // in place of Until: events appended before; zero = there is no end
 	Switch  bool         // switch to it by itself when it has caught up

@@ -347,7 +347,7 @@ type pacer struct {
 }
 
 // yielding is for how many times as long as it took to decode a chunk a pacer that yields waits after it, where there is nothing else to do.
-// Decoding is about a third of what an event costs, so a build takes about a third of a processor.
+// Decoding is about a third of what an event costs, so a build takes a third of a processor at most.
 const yielding = 8
 
 const (

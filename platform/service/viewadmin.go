@@ -111,7 +111,7 @@ func body(r *rest.Request, v any) error {
 // A rebuildRequest is the body of a rebuild.
 type rebuildRequest struct {
 	Version int        `json:"version,omitempty"` // of the code; 0 = the newest
-	Rate    int        `json:"rate,omitempty"`    // events per second; 0 = about a third of a processor
+	Rate    int        `json:"rate,omitempty"`    // events per second; 0 = a third of a processor at most, and less while others wait for one
 	Until   string     `json:"until,omitempty"`   // positions
 	At      *time.Time `json:"at,omitempty"`
 	Switch  bool       `json:"switch,omitempty"`

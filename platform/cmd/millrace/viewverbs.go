@@ -207,7 +207,7 @@ func viewRebuildCommand() *cobra.Command {
 	o.flag(c)
 	f := c.Flags()
 	f.IntVar(&version, "version", 0, "version of the view's code; 0 = the newest that the process has")
-	f.IntVar(&rate, "rate", 0, "events a second at most while it is behind; 0 = what about a third of a processor does")
+	f.IntVar(&rate, "rate", 0, "events a second at most while it is behind; 0 = what the processors have room for, a third of one at most")
 	f.StringVar(&until, "until", "", "positions to end at, comma separated; partitions that are not named are left empty")
 	f.StringVar(&at, "at", "", "time to end at: events appended before, RFC 3339")
 	f.BoolVar(&change, "switch", false, "have it answer queries as soon as it has caught up")
@@ -265,7 +265,7 @@ func viewVerifyCommand() *cobra.Command {
 	})
 	c.Flags().StringVar(&build, "build", "", "build to compare with; default: the newest one beside that which answers queries")
 	c.Flags().BoolVar(&fresh, "fresh", false, "compare with a fresh fold of the log by the same code instead")
-	c.Flags().IntVar(&rate, "rate", 0, "events a second at most for the fresh fold; 0 = what about a third of a processor does")
+	c.Flags().IntVar(&rate, "rate", 0, "events a second at most for the fresh fold; 0 = what the processors have room for, a third of one at most")
 	return c
 }
 
