@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -78,7 +77,7 @@ type owner struct {
 
 func newFolding[R, E any](g *generation, def es.View[R, E]) *folding[R, E] {
 	f := &folding[R, E]{g: g, def: def, seed: maphash.MakeSeed(), batch: 1, handed: slices.Clone(g.cursors), unique: g.shape.unique()}
-	n := min(runtime.GOMAXPROCS(0), 4)
+	n := min(g.p.cores, 4)
 	if f.unique {
 		n = 1 // whether a value is taken must not depend on who asks first
 	}

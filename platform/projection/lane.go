@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -218,7 +217,7 @@ func (l *lane) left() (n int64) {
 
 // decode decodes all pieces of a chunk. While the registry cannot be reached, it tries again: that is nobody's poison.
 func (l *lane) decode(ctx context.Context, c *chunk) error {
-	workers := runtime.GOMAXPROCS(0)
+	workers := l.p.cores
 	if c.events < minShare || len(c.pieces) == 1 || workers == 1 {
 		for i := range c.pieces {
 			if err := l.decodePiece(ctx, &c.pieces[i], workers); err != nil {

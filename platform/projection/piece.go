@@ -6,6 +6,7 @@ import (
 	"net"
 	"sort"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/millrace/millrace/platform/es"
@@ -24,6 +25,8 @@ type decoder interface {
 	decode(ctx context.Context, records []eventlog.Record, workers int) any
 	// failure returns the first error of a run that may pass by itself, with its position, or nil.
 	failure(run any) error
+	// recycle takes back the memory of a run that nobody looks at any more.
+	recycle(run any)
 }
 
 // A run holds the envelopes of consecutive records of one partition, one for each record; those of marks are empty.
@@ -44,13 +47,20 @@ func (r *run[E]) part(i, k int) *es.Envelope[E] {
 	return nil
 }
 
-type typedDecoder[E any] struct{ from Decoder[E] }
+type typedDecoder[E any] struct {
+	from Decoder[E]
+	free *sync.Pool // of *run[E]
+}
 
 // minShare is the least number of records for which another goroutine is worth its start.
 const minShare = 128
 
 func (d typedDecoder[E]) decode(ctx context.Context, records []eventlog.Record, workers int) any {
-	r := &run[E]{envelopes: make([]es.Envelope[E], len(records))}
+	r, _ := d.free.Get().(*run[E])
+	if r == nil || cap(r.envelopes) < len(records) {
+		r = &run[E]{envelopes: make([]es.Envelope[E], len(records))}
+	}
+	r.envelopes = r.envelopes[:len(records)]
 	share := max((len(records)+workers-1)/workers, minShare)
 	if len(records) <= share {
 		r.more, r.errs = d.fill(ctx, r.envelopes, records)
@@ -116,6 +126,13 @@ func (typedDecoder[E]) failure(r any) error {
 	return nil
 }
 
+func (d typedDecoder[E]) recycle(r any) {
+	run := r.(*run[E])
+	clear(run.envelopes) // what they hold can be freed; those of marks are to be empty
+	run.more, run.errs = nil, nil
+	d.free.Put(run)
+}
+
 // passing reports whether an error of decoding is not the record's fault: the registry cannot be reached just now.
 func passing(err error) bool {
 	var network net.Error
@@ -169,6 +186,24 @@ type chunk struct {
 	pieces []piece
 	events int  // records, marks included
 	gather bool // what is applied is to wait for more, which the log has
+	used   atomic.Int32
+}
+
+// done notes that one of so many runners that were given the chunk has applied it. The last one gives the memory of the events back; where one
+// does not say so, as when it has to apply them one by one, the collector does.
+func (c *chunk) done(runners int) {
+	if int(c.used.Add(1)) < runners {
+		return
+	}
+	for i := range c.pieces {
+		p := &c.pieces[i]
+		for k, d := range p.part.decoders {
+			if d != nil {
+				d.recycle(p.runs[k])
+			}
+		}
+		p.runs = nil
+	}
 }
 
 // chunks cuts what was fetched into chunks of at most most records.

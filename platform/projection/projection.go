@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -101,6 +102,7 @@ type Projector struct {
 	ends     ends
 	opened   bool
 
+	cores      int          // how many goroutines are worth while
 	release    func() error // lets Dir go
 	running    atomic.Bool
 	caughtUp   atomic.Bool
@@ -140,7 +142,7 @@ func newProjector(cfg Config, log journal) (*Projector, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	return &Projector{cfg: cfg, log: log, byName: map[string]*view{}, decoders: map[string][]decoder{}, known: map[decoded]int{},
-		topics: map[string]eventlog.Topic{}, scrubEvery: scrubEvery, wake: make(chan struct{}, 1), failed: make(chan error, 1), begun: make(chan struct{})}, nil
+		topics: map[string]eventlog.Topic{}, scrubEvery: scrubEvery, wake: make(chan struct{}, 1), failed: make(chan error, 1), begun: make(chan struct{}), cores: runtime.GOMAXPROCS(0)}, nil
 }
 
 // A decoded is what a decoder yields: the events of a topic as a Go type.
@@ -221,7 +223,7 @@ func Add[R, E any](p *Projector, v es.View[R, E], inputs ...Input[E]) error {
 	}
 	for _, in := range inputs {
 		c.shape.Topics = append(c.shape.Topics, in.Topic.Name)
-		c.inputs = append(c.inputs, input{topic: in.Topic, decoder: p.decoder(decoded{in.Topic.Name, reflect.TypeFor[E]()}, typedDecoder[E]{in.Events})})
+		c.inputs = append(c.inputs, input{topic: in.Topic, decoder: p.decoder(decoded{in.Topic.Name, reflect.TypeFor[E]()}, typedDecoder[E]{in.Events, &sync.Pool{}})})
 		p.topics[in.Topic.Name] = in.Topic
 	}
 	u := p.byName[v.Name]

@@ -118,15 +118,19 @@ type eventID struct {
 
 // makeEventID keeps none of s's memory, which is that of the whole record.
 func makeEventID(s string) eventID {
-	var e eventID
-	var digits [32]byte
 	if len(s) == 36 && s[8] == '-' && s[13] == '-' && s[18] == '-' && s[23] == '-' {
+		var digits [32]byte
 		copy(digits[0:8], s[0:8])
 		copy(digits[8:12], s[9:13])
 		copy(digits[12:16], s[14:18])
 		copy(digits[16:20], s[19:23])
 		copy(digits[20:32], s[24:36])
-		if _, err := hex.Decode(e.uuid[:], digits[:]); err == nil && e.uuid != [16]byte{} && e.String() == s {
+		upper := false // String writes them in lower case
+		for _, c := range digits {
+			upper = upper || c >= 'A' && c <= 'F'
+		}
+		var e eventID
+		if _, err := hex.Decode(e.uuid[:], digits[:]); err == nil && e.uuid != [16]byte{} && !upper {
 			return e
 		}
 	}

@@ -274,6 +274,7 @@ func (r *runner) apply(c *chunk) error {
 	r.grown = size{max(after.writes-before.writes, 0), max(after.bytes-before.bytes, 0)}
 	r.events += c.events
 	g.applied.add(c.events)
+	c.done(len(r.l.runners))
 	return nil
 }
 
