@@ -125,12 +125,15 @@ func makeEventID(s string) eventID {
 		copy(digits[12:16], s[14:18])
 		copy(digits[16:20], s[19:23])
 		copy(digits[20:32], s[24:36])
-		upper := false // String writes them in lower case
-		for _, c := range digits {
-			upper = upper || c >= 'A' && c <= 'F'
+		// String writes letters in lower case. Those of hexadecimal digits in upper case have bit 6, and not bit 5; without a branch, for half of
+		// all digits are letters.
+		upper := uint64(0)
+		for i := 0; i < len(digits); i += 8 {
+			w := binary.LittleEndian.Uint64(digits[i:])
+			upper |= w &^ (w << 1) & 0x4040404040404040
 		}
 		var e eventID
-		if _, err := hex.Decode(e.uuid[:], digits[:]); err == nil && e.uuid != [16]byte{} && !upper {
+		if _, err := hex.Decode(e.uuid[:], digits[:]); err == nil && e.uuid != [16]byte{} && upper == 0 {
 			return e
 		}
 	}
