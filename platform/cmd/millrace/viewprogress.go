@@ -58,6 +58,19 @@ type progressLine struct {
 	ETA      float64 `json:"eta_seconds,omitempty"`
 }
 
+// due reports whether it is time to show something, which is done then.
+func (p *progress) due(now time.Time) bool {
+	every := tellEvery
+	if p.live {
+		every = drawEvery
+	}
+	if !p.told.IsZero() && now.Sub(p.told) < every {
+		return false
+	}
+	p.told = now
+	return true
+}
+
 // show shows a state, if it is time to.
 func (p *progress) show(view string, b *projection.BuildStatus, now time.Time) {
 	if p.first < 0 {
@@ -67,14 +80,9 @@ func (p *progress) show(view string, b *projection.BuildStatus, now time.Time) {
 	if !b.CaughtUp && b.Records == 0 && p.events == 0 {
 		return // the end of the log is not known yet
 	}
-	every := tellEvery
-	if p.live {
-		every = drawEvery
-	}
-	if !p.told.IsZero() && now.Sub(p.told) < every {
+	if !p.due(now) {
 		return
 	}
-	p.told = now
 	switch {
 	case p.json:
 		_ = line(p.w, progressLine{View: view, Build: b.ID, State: b.State, Progress: b.Progress, Records: b.Records, Rate: math.Round(b.Rate), ETA: math.Round(b.ETASeconds)})
@@ -108,14 +116,9 @@ func (p *progress) end(b *projection.BuildStatus) {
 
 // showAll shows how far the ranges of a divided view are, if it is time to.
 func (p *progress) showAll(all []*waiter, now time.Time) {
-	every := tellEvery
-	if p.live {
-		every = drawEvery
-	}
-	if !p.told.IsZero() && now.Sub(p.told) < every {
+	if !p.due(now) {
 		return
 	}
-	p.told = now
 	switch {
 	case p.json:
 		for _, w := range all {
