@@ -72,6 +72,7 @@ var figures = []figure{
 	{"replicated", (*plan).replicated},
 	{"long", (*plan).long},
 	{"instances", (*plan).instances},
+	{"handover", (*plan).handover},
 	{"messagedb", (*plan).messageDB},
 	{"overload", (*plan).overload},
 	{"peers", (*plan).peers},
