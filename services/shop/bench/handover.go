@@ -102,15 +102,6 @@ func (m *moves) take(d *dripper) {
 	m.refused = append(m.refused, float64(refused))
 }
 
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-time.After(d):
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
 // A dripper sends commands at an even rate, and notes for how long no partition has answered.
 type dripper struct {
 	prefix, addr string

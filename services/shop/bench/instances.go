@@ -162,10 +162,8 @@ func shared(ctx context.Context, prefix string, servers ...*process) error {
 		if share := (after - before) / probes; share > 0.35 && share < 0.65 {
 			return nil
 		}
-		select {
-		case <-time.After(200 * time.Millisecond):
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := pause(ctx, 200*time.Millisecond); err != nil {
+			return err
 		}
 	}
 	return errors.New("the two instances do not share the partitions")

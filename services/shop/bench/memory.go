@@ -50,10 +50,8 @@ func (p *plan) resting(ctx context.Context, of *process, line string) (float64, 
 	if err := settle(ctx, of); err != nil {
 		return 0, err
 	}
-	select {
-	case <-time.After(time.Duration(p.times(5, 1)) * time.Second):
-	case <-ctx.Done():
-		return 0, ctx.Err()
+	if err := pause(ctx, time.Duration(p.times(5, 1))*time.Second); err != nil {
+		return 0, err
 	}
 	return of.resident(line)
 }

@@ -196,9 +196,19 @@ func cpu(pids ...int) ([]time.Duration, error) {
 	return all, nil
 }
 
+// pause returns nil after d, or why ctx has ended.
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // settle waits until the processes rest: what one figure left to do must not be counted in the next.
 func settle(ctx context.Context, processes ...*process) error {
-	const pause, enough = 250 * time.Millisecond, 20 * time.Millisecond
+	const step, enough = 250 * time.Millisecond, 20 * time.Millisecond
 	pids := make([]int, len(processes))
 	for i, p := range processes {
 		pids[i] = p.pid()
@@ -218,10 +228,8 @@ func settle(ctx context.Context, processes ...*process) error {
 			return nil
 		}
 		last = sum
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := pause(ctx, step); err != nil {
+			return err
 		}
 	}
 	return errors.New("the processes do not come to rest")
