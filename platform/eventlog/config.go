@@ -38,7 +38,8 @@ type Config struct {
 	TransactionalIDExpiration time.Duration
 	// FetchWait is how long a broker holds a fetch that finds nothing; 500 ms. It costs no latency, only idle requests.
 	FetchWait time.Duration
-	// FetchBytes bounds one fetch of one Source over all partitions, in bytes; 16 MiB.
+	// FetchBytes bounds one fetch of one Source over all partitions, in bytes; 2 MiB. What is fetched is decoded in one go, and then read: more
+	// than fits into the processor's caches costs more time and memory.
 	FetchBytes int32
 
 	// The hooks feed metrics; each is called on the goroutine at work, must not block, and may be nil.
@@ -71,7 +72,7 @@ func (cfg Config) defaults() (Config, error) {
 	set(&cfg.TopicMissing, 3*time.Second)
 	set(&cfg.FetchWait, 500*time.Millisecond)
 	if cfg.FetchBytes == 0 {
-		cfg.FetchBytes = 16 << 20
+		cfg.FetchBytes = 2 << 20
 	}
 	var faults []string
 	if len(cfg.Brokers) == 0 {

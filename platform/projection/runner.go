@@ -78,7 +78,7 @@ const carefulEvents = 1 << 15
 
 // holdTime is for how long a build that has not caught up gathers what it applies before it commits it: a row that many events change is
 // written once.
-const holdTime = time.Second
+const holdTime = 2 * time.Second
 
 // errCareful ends a runner that came upon an event that it could not handle: what is not committed has to be read again.
 var errCareful = errors.New("projection: the events since the last commit have to be applied one by one")

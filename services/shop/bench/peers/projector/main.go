@@ -26,6 +26,9 @@ import (
 	"github.com/millrace/millrace/services/shop/bench/peers/amounts"
 )
 
+// options let one transaction have room for all 100,000 rows, as Kafka Streams is given a cache that has.
+var options = store.Options{MemTable: 96 << 20}
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, os.Args[1:], os.Stdout)
@@ -64,11 +67,11 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	}
 	if *from != "" {
 		form := projection.FormOf(amounts.View, topic.Name)
-		if _, _, err := projection.RestoreView(ctx, *dir, *from, []projection.Form{form}, store.Options{MemTable: 64 << 20}); err != nil {
+		if _, _, err := projection.RestoreView(ctx, *dir, *from, []projection.Form{form}, options); err != nil {
 			return err
 		}
 	}
-	p, err := projection.New(projection.Config{Log: log, Dir: *dir})
+	p, err := projection.New(projection.Config{Log: log, Dir: *dir, StoreOptions: options})
 	if err != nil {
 		return err
 	}
