@@ -458,7 +458,7 @@ func TestWatch(t *testing.T) {
 		t.Errorf("%+v, want b1 to be gone", u)
 	}
 	// It is away for a while, and comes back with what it has seen.
-	seen := u.Applied.String()
+	seen := UpdateID(u.Version, u.Applied)
 	list.Close()
 	for i := range 10 {
 		r.log.add(0, change{Kind: "taken", Order: "ann", Customer: "a7", Amount: int64(i)})
@@ -476,7 +476,7 @@ func TestWatch(t *testing.T) {
 		t.Errorf("%+v, want what changed while it was away", u)
 	}
 	// What it has seen is not known any more.
-	lost, err := r.p.WatchList("seats", Query{Index: "who", Equal: []string{"ann"}}, nil, "orders.events/0@0")
+	lost, err := r.p.WatchList("seats", Query{Index: "who", Equal: []string{"ann"}}, nil, "1 orders.events/0@0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -560,7 +560,7 @@ func TestWatchersConverge(t *testing.T) {
 					for _, key := range u.Gone {
 						delete(s.rows, key)
 					}
-					s.at = u.Applied.String()
+					s.at = UpdateID(u.Version, u.Applied)
 					timer := time.NewTimer(pauses[(n*7+k)%len(pauses)])
 					<-timer.C
 				}

@@ -220,7 +220,7 @@ func TestWatchRetried(t *testing.T) {
 	if got, err := r.p.Retry(ctx, "orders", ""); err != nil || got.Applied != 1 {
 		t.Fatalf("retried: %+v, %v", got, err)
 	}
-	again := watch(u.Applied.String())
+	again := watch(UpdateID(u.Version, u.Applied))
 	defer again.Close()
 	if u, err := again.Next(ctx); err != nil || len(u.Rows) != 1 || !strings.Contains(string(u.Rows[0].JSON), "mended") {
 		t.Errorf("who comes back is told %+v, %v", u, err)

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/millrace/millrace/platform/es"
 	"github.com/millrace/millrace/platform/store"
@@ -14,7 +16,26 @@ type Update struct {
 	Anew    bool     // Rows replaces everything before; else it is what changed
 	Rows    []Row    // by key, at most once each
 	Gone    []string // keys of rows that are not, or not any more, among what is watched
+	Version int      // of the view that has these rows
 	Applied es.Positions
+}
+
+// UpdateID returns what tells a Watch how far somebody has come: the version of the view, a space, and the Applied of the last Update. Rows of
+// another version may differ though their positions are the same.
+func UpdateID(version int, applied es.Positions) string {
+	return strconv.Itoa(version) + " " + applied.String()
+}
+
+// ParseUpdateID reads what UpdateID returns, or returns es.ErrPosition.
+func ParseUpdateID(id string) (version int, applied es.Positions, err error) {
+	first, rest, _ := strings.Cut(id, " ")
+	if version, err = strconv.Atoi(first); err != nil {
+		return 0, nil, es.ErrPosition.Because("%.40q does not begin with the version of a view", id)
+	}
+	if rest != "" {
+		applied, err = es.ParsePositions(rest)
+	}
+	return version, applied, err
 }
 
 // A Watch is somebody who watches one row or the rows of a query as they change. It is for one goroutine; Close ends it.
@@ -40,7 +61,7 @@ type Watch struct {
 // mostKnown is how many keys a watch remembers as being among its rows; beyond, it names rows that leave whether or not they were.
 const mostKnown = 10_000
 
-// WatchRow returns a Watch of one row. It begins with it, or without if it is not there, unless resume, the Applied of the last Update that
+// WatchRow returns a Watch of one row. It begins with it, or without if it is not there, unless resume, the UpdateID of the last Update that
 // was seen, is recent enough to go on from. Errors: ErrViewNotFound, es.ErrID.
 func (p *Projector) WatchRow(view, key string, atLeast es.Positions, resume string) (*Watch, error) {
 	if err := es.CheckID(key); err != nil {
@@ -151,18 +172,19 @@ func (w *Watch) Next(ctx context.Context) (Update, error) {
 // begin yields everything, unless it is known what the client has.
 func (w *Watch) begin(ctx context.Context) (u Update, err error) {
 	if w.resume != "" {
-		if number, ok := w.g.watching.at(w.g, w.resume); ok {
-			w.begun, w.number, w.resume = true, number, ""
+		version, positions, _ := strings.Cut(w.resume, " ")
+		w.resume = ""
+		if number, ok := w.g.watching.at(w.g, positions); ok && version == strconv.Itoa(w.g.born.Version) {
+			w.begun, w.number = true, number
 			// Which rows the client has is not known: those that leave are named in any case.
 			w.known = nil
 			return w.Next(ctx)
 		}
-		w.resume = ""
 	}
 	if err := w.p.wait(ctx, w.g, w.atLeast); err != nil {
 		return u, err
 	}
-	u.Anew = true
+	u.Anew, u.Version = true, w.g.born.Version
 	err = w.g.read(func(r *store.Reader, s *shown) error {
 		w.number = s.number
 		u.Rows, u.Applied = nil, w.g.positions(s)
@@ -220,7 +242,7 @@ func (w *Watch) merge(batches []published) (u Update) {
 		}
 	}
 	if len(u.Rows)+len(u.Gone) > 0 {
-		u.Applied = w.g.positions(end)
+		u.Version, u.Applied = w.g.born.Version, w.g.positions(end)
 	}
 	slices.SortFunc(u.Rows, func(a, b Row) int { return cmp.Compare(a.Key, b.Key) })
 	slices.Sort(u.Gone)

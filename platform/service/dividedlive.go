@@ -35,8 +35,9 @@ func (d *dividedAPI) live(ctx context.Context, r *rest.Request, q projection.Que
 	if given.Has("count") {
 		return nil, projection.ErrQuery.Because("a count cannot be watched")
 	}
-	resume, _ := positions(r.Header("Last-Event-Id")) // what is not understood is as if it were not there
-	w := &dividedWatch{d: d, r: r, given: given, q: q, seen: resume, goOn: resume != nil}
+	// What is not understood is as if it were not there.
+	version, resume, _ := projection.ParseUpdateID(r.Header("Last-Event-Id"))
+	w := &dividedWatch{d: d, r: r, given: given, q: q, version: version, seen: resume, goOn: resume != nil}
 	// What is wrong with the query is known at once.
 	atLeast, err := r.AtLeast()
 	if err != nil {
@@ -64,6 +65,7 @@ type dividedWatch struct {
 	q       projection.Query
 	atLeast es.Positions
 
+	version int          // of the view that the client's rows are of
 	seen    es.Positions // how far the client is
 	goOn    bool         // it is, and need not begin anew
 	stop    context.CancelFunc
@@ -105,10 +107,10 @@ func (w *dividedWatch) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if w.route != nil && w.route.version != route.version {
+	if w.version != route.version {
 		w.goOn = false // other rows
 	}
-	w.route = route
+	w.version, w.route = route.version, route
 	// Longer than one look at what comes next.
 	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
 	w.stop, w.updates = stop, make(chan rangeUpdate)
@@ -116,7 +118,7 @@ func (w *dividedWatch) begin(ctx context.Context) error {
 	for n := range w.begun {
 		resume := ""
 		if w.goOn {
-			resume = w.of(n, w.seen).String()
+			resume = projection.UpdateID(w.version, w.of(n, w.seen))
 			w.begun[n] = true // until it says otherwise
 		}
 		updates := w.updates
@@ -187,7 +189,7 @@ func (w *dividedWatch) take(ctx context.Context, u rangeUpdate) (out projection.
 			return out, false, err
 		}
 		w.told(page.Applied)
-		return projection.Update{Anew: true, Rows: page.Rows, Applied: copied(w.seen)}, true, nil
+		return projection.Update{Anew: true, Rows: page.Rows, Version: w.version, Applied: copied(w.seen)}, true, nil
 	case !w.goOn:
 		w.need(u.Applied)
 		return out, false, nil // the state that will be told has it
@@ -199,7 +201,7 @@ func (w *dividedWatch) take(ctx context.Context, u rangeUpdate) (out projection.
 	}
 	// The state may be of an instance that was ahead of the one that is watched.
 	u.Rows = slices.DeleteFunc(u.Rows, func(row projection.Row) bool { return includes(w.state, es.Positions{row.Position}) })
-	u.Applied = copied(w.seen)
+	u.Version, u.Applied = w.version, copied(w.seen)
 	return u.Update, len(u.Rows)+len(u.Gone) > 0, nil
 }
 
@@ -367,7 +369,7 @@ func parseUpdate(event, id, data string) (u projection.Update, err error) {
 		return u, err
 	}
 	u.Anew, u.Gone = event == "state", got.Gone
-	if u.Applied, err = positions(id); err != nil {
+	if u.Version, u.Applied, err = projection.ParseUpdateID(id); err != nil {
 		return u, err
 	}
 	for i := range got.Rows {

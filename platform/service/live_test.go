@@ -136,7 +136,7 @@ func (f *follower) take(event map[string]string, first bool) error {
 	}
 	f.last = event["id"]
 	var err error
-	f.applied, err = es.ParsePositions(f.last)
+	_, f.applied, err = projection.ParseUpdateID(f.last)
 	return err
 }
 

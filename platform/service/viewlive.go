@@ -26,7 +26,7 @@ const (
 )
 
 // live answers with server-sent events: first "state", all rows, and again whenever they cannot be told from what changed; then "change",
-// rows that changed and keys that went. The id of each is the positions that it brings the client to; a client that comes back with it as
+// rows that changed and keys that went. The id of each is the view's version and the positions that it brings the client to; a client that comes back with it as
 // Last-Event-ID goes on from there. Nobody waits for a client: it is given what changed since the frame before when it has read that.
 func live(_ context.Context, w *projection.Watch, form form) (*rest.Response, error) {
 	form.explain = true
@@ -94,7 +94,7 @@ func appendUpdate(dst []byte, u *projection.Update, form form) (_ []byte, err er
 		name = "state"
 	}
 	dst = append(append(append(dst, "event: "...), name...), "\nid: "...)
-	dst = append(append(dst, u.Applied.String()...), "\ndata: {\"rows\":["...)
+	dst = append(append(dst, projection.UpdateID(u.Version, u.Applied)...), "\ndata: {\"rows\":["...)
 	for i := range u.Rows {
 		if i > 0 {
 			dst = append(dst, ',')
