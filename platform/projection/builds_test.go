@@ -94,21 +94,23 @@ func TestBlueGreen(t *testing.T) {
 	if u, err := watch.Next(t.Context()); err != nil || !u.Anew || len(u.Rows) != 1 {
 		t.Fatalf("watch: %+v, %v", u, err)
 	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
 	// Both builds keep changes, and reach the same positions with the same event.
 	of, err := r.p.WatchRow(Of("orders", "v2-1"), "o-new", nil, "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer of.Close()
-	if _, err := of.Next(t.Context()); err != nil {
+	if _, err := of.Next(ctx); err != nil {
 		t.Fatal(err)
 	}
 	at = r.log.add(0, change{Kind: "confirmed", Order: "o-new", Customer: "c-new"})
-	seen, err := watch.Next(t.Context())
+	seen, err := watch.Next(ctx)
 	if err != nil || seen.Anew {
 		t.Fatalf("watch: %+v, %v", seen, err)
 	}
-	if u, err := of.Next(t.Context()); err != nil || u.Anew || u.Applied.String() != seen.Applied.String() || u.Version != 2 || seen.Version != 1 {
+	if u, err := of.Next(ctx); err != nil || u.Anew || u.Applied.String() != seen.Applied.String() || u.Version != 2 || seen.Version != 1 {
 		t.Fatalf("the watch of the new build: %+v, %v; that of the old one: %+v", u, err, seen)
 	}
 	if now, err := r.p.Switch("orders", "", false); err != nil || now != "v2-1" {
@@ -120,7 +122,7 @@ func TestBlueGreen(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer back.Close()
-	if u, err := back.Next(t.Context()); err != nil || !u.Anew || u.Version != 2 || len(u.Rows) != 1 || !strings.Contains(string(u.Rows[0].JSON), `"number":2`) {
+	if u, err := back.Next(ctx); err != nil || !u.Anew || u.Version != 2 || len(u.Rows) != 1 || !strings.Contains(string(u.Rows[0].JSON), `"number":2`) {
 		t.Errorf("who comes back after the switch: %+v, %v, want the row of the new build", u, err)
 	}
 	on, err := r.p.WatchRow("orders", "o-new", nil, UpdateID(2, seen.Applied))
@@ -129,7 +131,7 @@ func TestBlueGreen(t *testing.T) {
 	}
 	defer on.Close()
 	r.log.add(0, change{Kind: "confirmed", Order: "o-new", Customer: "c-new"})
-	if u, err := on.Next(t.Context()); err != nil || u.Anew || len(u.Rows) != 1 {
+	if u, err := on.Next(ctx); err != nil || u.Anew || len(u.Rows) != 1 {
 		t.Errorf("who comes back with rows of the new version: %+v, %v, want what changed", u, err)
 	}
 	a, err := r.p.Get(t.Context(), "orders", "o-new", es.Positions{at})
