@@ -136,6 +136,13 @@ func (w *Watch) call() {
 // List or Get; ErrRowNotFound is none.
 func (w *Watch) Next(ctx context.Context) (Update, error) {
 	for {
+		select {
+		case <-w.changed: // before what the build that answered until now still tells
+			if err := w.follow(); err != nil {
+				return Update{}, err
+			}
+		default:
+		}
 		if !w.begun {
 			return w.begin(ctx)
 		}
@@ -160,9 +167,6 @@ func (w *Watch) Next(ctx context.Context) (Update, error) {
 		select {
 		case <-w.woken:
 		case <-w.changed:
-			if err := w.follow(); err != nil {
-				return Update{}, err
-			}
 		case <-ctx.Done():
 			return Update{}, context.Cause(ctx)
 		}
