@@ -299,12 +299,43 @@ func (v *view) advance() error {
 	live, _ := v.serving()
 	for _, b := range slices.Backward(v.ctl.Generations) {
 		g := v.builds[b.id()]
-		if !b.Auto || g == nil || g == live || !g.reached.Load() || g.stuck() != "" {
-			continue
+		if !b.Auto || g == nil || g == live || g.behind(live) != "" {
+			continue // it is looked again when it has committed more
 		}
 		return v.switchTo(g)
 	}
 	return nil
+}
+
+// abreastTime is how much older what a build lacks may be than what the one that answers lacks: whoever asks for a position that was shown waits no
+// longer, and it takes less than that to come from one look to the next one.
+const abreastTime = time.Second
+
+// behind says why a generation should not take over from the one that answers queries. That it has reached what was the end of the log when it
+// began is not enough: hours may have gone by.
+func (g *generation) behind(live *generation) string {
+	why := g.stuck()
+	switch {
+	case why != "":
+	case !g.reached.Load():
+		why = "it has not caught up"
+	case !g.abreast(live):
+		why = "it lacks events that the one that answers queries has"
+	}
+	return why
+}
+
+// abreast reports whether queries would not go back in time if g answered them in place of live.
+func (g *generation) abreast(live *generation) bool {
+	was, now := live.shown.Load(), g.shown.Load()
+	covers := true
+	for n, tp := range live.slots {
+		if i := g.slot(tp); i >= 0 && now.slots[i].next < was.slots[n].next {
+			covers = false
+		}
+	}
+	at := time.Now()
+	return covers || g.lag(now, at) <= live.lag(was, at)+abreastTime
 }
 
 // stuck says why a generation should not take over by itself.
@@ -317,19 +348,30 @@ func (g *generation) stuck() string {
 	return ""
 }
 
+// change changes what is remembered of a view, v.ctl. If that cannot be written, all is as it was.
+func (v *view) change(do func()) error {
+	before := v.ctl
+	before.Generations = slices.Clone(before.Generations)
+	do()
+	err := v.ctl.write(v.dir)
+	if err != nil {
+		before.Number = v.ctl.Number // one of the files may have it
+		v.ctl = before
+	}
+	return err
+}
+
 func (v *view) switchTo(g *generation) error {
 	old, _ := v.serving()
-	ctl := v.ctl
-	ctl.Generations = slices.Clone(ctl.Generations)
-	for i := range ctl.Generations {
-		ctl.Generations[i].Auto = false
-	}
-	ctl.Previous, ctl.Live = old.born.id(), g.born.id()
-	if err := ctl.write(v.dir); err != nil {
-		v.ctl.Number = ctl.Number // one of the files may have it
+	err := v.change(func() {
+		for i := range v.ctl.Generations {
+			v.ctl.Generations[i].Auto = false
+		}
+		v.ctl.Previous, v.ctl.Live = old.born.id(), g.born.id()
+	})
+	if err != nil {
 		return err
 	}
-	v.ctl = ctl
 	v.serve(g)
 	v.publish()
 	v.p.cfg.Logger.Info("projection: another build answers queries", "view", v.name, "build", g.born.id(), "before", old.born.id())
@@ -522,16 +564,13 @@ func (p *Projector) Switch(name, id string, force bool) (now string, err error) 
 	if err != nil {
 		return "", err
 	}
-	if live, _ := v.serving(); live == g {
+	live, _ := v.serving()
+	if live == g {
 		return g.born.id(), nil
 	}
-	why := g.stuck()
-	switch {
-	case force:
-	case g.born.Bounded:
+	why := g.behind(live)
+	if g.born.Bounded {
 		why = "it has an end, and falls behind"
-	case !g.reached.Load():
-		why = "it has not caught up"
 	}
 	if why != "" && !force {
 		return "", ErrBuild.Because("view %s, build %s: %s", name, g.born.id(), why).WithFix("wait for it (millrace view wait %s), or use --force", name)
@@ -560,8 +599,7 @@ func (p *Projector) Pause(name string) error {
 		return err
 	}
 	defer done()
-	v.ctl.Paused = true
-	if err := v.ctl.write(v.dir); err != nil {
+	if err := v.change(func() { v.ctl.Paused = true }); err != nil {
 		return err
 	}
 	for _, g := range v.builds {
@@ -577,8 +615,7 @@ func (p *Projector) Resume(name string) error {
 		return err
 	}
 	defer done()
-	v.ctl.Paused = false
-	if err := v.ctl.write(v.dir); err != nil {
+	if err := v.change(func() { v.ctl.Paused = false }); err != nil {
 		return err
 	}
 	for _, g := range v.builds {
@@ -606,8 +643,7 @@ func (p *Projector) Drop(name, id string) error {
 }
 
 func (v *view) drop(g *generation) error {
-	v.forget(g.born.id())
-	if err := v.ctl.write(v.dir); err != nil {
+	if err := v.change(func() { v.forget(g.born.id()) }); err != nil {
 		return err
 	}
 	delete(v.builds, g.born.id())

@@ -672,3 +672,84 @@ func TestManualWithoutOldCode(t *testing.T) {
 	r.wait("orders")
 	r.ready()
 }
+
+// TestVerifyRefused: a comparison that cannot be made, for the build that answers has halted behind the other one, leaves that one as it was: kept up to date.
+func TestVerifyRefused(t *testing.T) {
+	r := newRig(t, 1)
+	r.cfg.Manual = true
+	v1, v2 := ordersView(), ordersView()
+	v2.Version = 2
+	apply := v2.Apply
+	v2.Apply = func(row orderRow, e es.Envelope[change]) orderRow {
+		if e.Event.Kind == "poison" {
+			return row
+		}
+		return apply(row, e)
+	}
+	in := Input[change]{r.log.topic, r.dec}
+	r.log.add(0, change{Kind: "placed", Order: "o-1"})
+	r.start(func(p *Projector) error { return Add(p, v1, in) })
+	r.wait("orders")
+	r.close()
+	r.start(func(p *Projector) error { return errors.Join(Add(p, v1, in), Add(p, v2, in)) })
+	r.wait("orders", "orders/v2-1")
+	r.log.add(0, change{Kind: "poison", Order: "o-2"}, change{Kind: "placed", Order: "o-3"})
+	r.wait("orders/v2-1")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if _, err := r.p.Verify(ctx, "orders", ""); err == nil {
+		t.Error("a build that has halted was compared with one that is further")
+	}
+	if now, err := r.p.Switch("orders", "", false); err != nil || now != "v2-1" {
+		t.Fatalf("switch: %s, %v", now, err)
+	}
+	r.log.add(0, change{Kind: "placed", Order: "o-4"})
+	r.wait("orders")
+}
+
+// TestVerifyOverRestart: builds are compared at the same positions also when the one that answers begins to read anew meanwhile.
+func TestVerifyOverRestart(t *testing.T) {
+	r := newRig(t, 1)
+	r.log.most = 50
+	for i := range 1000 {
+		r.log.add(0, change{Kind: "placed", Order: fmt.Sprintf("o-%05d", i%300)})
+	}
+	r.start(r.views()[0])
+	r.wait("orders")
+	v, done, err := r.p.patient(t.Context(), "orders")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer done()
+	a, _ := v.serving()
+	b, err := v.create(birth{Version: 1, Rate: 5000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.unsnap() // as between two runners
+	end, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		for i := 0; ; i++ {
+			select {
+			case <-end:
+				return
+			case <-tick.C:
+				r.log.add(0, change{Kind: "placed", Order: fmt.Sprintf("o-%05d", i%300)})
+			}
+		}
+	}()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	report, err := v.compare(ctx, a, b)
+	close(end)
+	<-stopped
+	if err != nil || !report.Equal() {
+		t.Errorf("%d rows, %d different, %d and %d only in one, %v", report.Rows, report.Different, report.OnlyA, report.OnlyB, err)
+	}
+	if err := v.drop(b); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -300,3 +300,36 @@ func TestControlHeals(t *testing.T) {
 		t.Errorf("with both files damaged: %v", err)
 	}
 }
+
+// TestPauseFails: a verb that could not be written has changed nothing, in memory neither.
+func TestPauseFails(t *testing.T) {
+	r := newRig(t, 1)
+	r.start(r.views()[0])
+	r.log.add(0, change{Kind: "placed", Order: "o-1"})
+	r.wait("orders")
+	path := filepath.Join(r.dir, "orders", controlFile)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Remove(path), os.Mkdir(path, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.p.Pause("orders"); !errors.Is(err, ErrControl) {
+		t.Fatalf("paused: %v", err)
+	}
+	if err := r.p.Drop("orders", "v1-1"); !errors.Is(err, ErrBuild) {
+		t.Errorf("the build that answers is dropped: %v", err)
+	}
+	if err := errors.Join(os.Remove(path), os.WriteFile(path, text, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := r.p.StatusOf("orders"); err != nil || st.Paused {
+		t.Errorf("%+v, %v: it could not be paused, and says it is", st, err)
+	}
+	id, err := r.p.Rebuild(t.Context(), "orders", Rebuild{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.build("orders", id)
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -442,4 +443,112 @@ func ordersViewWithout(kind string) es.View[orderRow, change] {
 		return key(e)
 	}
 	return v
+}
+
+// A hooked is a log that calls opened when somebody reads a little at a time, and hook, once, before a record is read for a retry.
+type hooked struct {
+	*memLog
+	opened func()
+	hook   atomic.Pointer[func()]
+}
+
+func (h *hooked) open(ctx context.Context, from []eventlog.Cursor, fetchBytes int32) (source, error) {
+	if fetchBytes == besideBytes && h.opened != nil {
+		h.opened()
+	}
+	return h.memLog.open(ctx, from, fetchBytes)
+}
+
+func (h *hooked) RecordAt(ctx context.Context, topic eventlog.Topic, at es.Position) (eventlog.Record, error) {
+	if hook := h.hook.Swap(nil); hook != nil {
+		(*hook)()
+	}
+	return h.memLog.RecordAt(ctx, topic, at)
+}
+
+// TestRetryWhileParking: an event that is parked while the one before it is being retried is retried, too, and can be discarded.
+func TestRetryWhileParking(t *testing.T) {
+	for _, discard := range []bool{false, true} {
+		l := newLog(1)
+		h := &hooked{memLog: l}
+		var broken atomic.Bool
+		broken.Store(true)
+		v := ordersView()
+		v.OnError = es.Park
+		apply := v.Apply
+		v.Apply = func(row orderRow, e es.Envelope[change]) orderRow {
+			if broken.Load() && e.Event.Kind == "cancelled" {
+				panic("not yet")
+			}
+			return apply(row, e)
+		}
+		p := opened(t, Config{WaitMax: 5 * time.Second}, h, func(p *Projector) error { return Add(p, v, Input[change]{l.topic, &jsonDecoder{}}) })
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		done := make(chan error, 1)
+		go func() { done <- p.Run(ctx) }()
+		l.add(0, change{Kind: "placed", Order: "o-1"})
+		first := l.add(0, change{Kind: "cancelled", Order: "o-1"})
+		if _, err := p.List(ctx, "orders", Query{}, l.last()); err != nil {
+			t.Fatal(err)
+		}
+		broken.Store(discard)
+		var second es.Position
+		hook := func() {
+			second = l.add(0, change{Kind: "confirmed", Order: "o-1"})
+			if _, err := p.List(ctx, "orders", Query{}, l.last()); err != nil {
+				t.Error(err)
+			}
+		}
+		h.hook.Store(&hook)
+		got, err := p.Retry(ctx, "orders", "")
+		switch {
+		case !discard && (err != nil || got.Applied != 2 || got.Left != 0):
+			t.Errorf("%+v, %v; want both applied", got, err)
+		case discard && (err != nil || got.Applied != 0 || got.Left != 2):
+			t.Errorf("%+v, %v; want both to be there", got, err)
+		case discard:
+			if _, err := p.Discard(ctx, "orders", second, "no"); !errors.Is(err, ErrLetterOrder) {
+				t.Errorf("the second is discarded before the first: %v", err)
+			}
+			for _, at := range []es.Position{first, second} {
+				if _, err := p.Discard(ctx, "orders", at, "no"); err != nil {
+					t.Errorf("%s is discarded: %v", at, err)
+				}
+			}
+		}
+		cancel()
+		<-done
+	}
+}
+
+// TestDropEndsSample: whoever drops a build does not wait for a sample of its rows to be compared, which takes as long as the whole log does.
+func TestDropEndsSample(t *testing.T) {
+	l := newLog(1)
+	begun := make(chan struct{})
+	h := &hooked{memLog: l, opened: sync.OnceFunc(func() { close(begun) })}
+	for i := range 5000 {
+		l.add(0, change{Kind: "placed", Order: fmt.Sprintf("o-%05d", i)})
+	}
+	p := opened(t, Config{WaitMax: 5 * time.Second}, h, viewsOf(l, &jsonDecoder{})[0])
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- p.Run(ctx) }()
+	if _, err := p.List(ctx, "orders", Query{}, l.last()); err != nil {
+		t.Fatal(err)
+	}
+	sampled := make(chan error, 1)
+	go func() {
+		_, err := p.VerifySample(ctx, "orders", 1, 1, 50) // 100 s
+		sampled <- err
+	}()
+	<-begun
+	if _, err := p.Reset("orders"); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-sampled; !errors.Is(err, errClosing) {
+		t.Errorf("the sample ended with %v, want %v", err, errClosing)
+	}
+	cancel()
+	<-done
 }

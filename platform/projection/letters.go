@@ -365,7 +365,7 @@ func (g *generation) firstLetters(topic int, stream string, n int) (out []Letter
 // retry tries the letters of one stream until one fails, which it returns.
 func (g *generation) retry(ctx context.Context, topic int, stream string, out *Retried) (failed *Letter, err error) {
 	for {
-		ls, err := g.firstLetters(topic, stream, 2)
+		ls, err := g.firstLetters(topic, stream, 1)
 		if err != nil || len(ls) == 0 {
 			return nil, err
 		}
@@ -379,16 +379,13 @@ func (g *generation) retry(ctx context.Context, topic int, stream string, out *R
 		if err := d.failure(run); err != nil {
 			return nil, err
 		}
-		var next es.Position
-		if len(ls) > 1 {
-			next = ls[1].Position
-		}
 		var reason error
 		err = g.call(ctx, func(r *runner) (err error) {
 			if at, ok := g.letters.blocked(topic, []byte(stream)); !ok || at != ls[0].Position {
 				return nil // somebody else was faster
 			}
-			if err := r.flush(); err != nil { // its row must be what is stored, should the event not be applicable together with others
+			next, err := r.after(topic, ls[0])
+			if err != nil {
 				return err
 			}
 			if reason, err = g.fold.again(topic, run, r.snap.Reader); err != nil {
@@ -413,6 +410,19 @@ func (g *generation) retry(ctx context.Context, topic int, stream string, out *R
 			return &ls[0], nil
 		}
 	}
+}
+
+// after returns where the letter is that comes after the first one of a stream, zero = nowhere, with everything on the disk that was applied: the
+// row must be what is stored, should the event not be applicable together with others.
+func (r *runner) after(topic int, first Letter) (next es.Position, err error) {
+	if err := r.flush(); err != nil {
+		return next, err
+	}
+	ls, err := r.g.firstLetters(topic, first.Stream, 2)
+	if err == nil && len(ls) > 1 {
+		next = ls[1].Position
+	}
+	return next, err
 }
 
 // letter writes a letter, or removes it, with what else was applied, and returns when that is committed.
@@ -452,16 +462,14 @@ func (p *Projector) Discard(ctx context.Context, view string, at es.Position, wh
 	if found == nil {
 		return Letter{}, ErrLetterNotFound.Because("%s", at)
 	}
-	ls, err := g.firstLetters(topic, found.Stream, 2)
-	if err != nil {
+	ls, err := g.firstLetters(topic, found.Stream, 1)
+	switch {
+	case err != nil:
 		return Letter{}, err
-	}
-	if len(ls) == 0 || ls[0].Position != at {
+	case len(ls) == 0:
+		return Letter{}, ErrLetterNotFound.Because("%s", at) // it has just been retried
+	case ls[0].Position != at:
 		return Letter{}, ErrLetterOrder.Because("%s waits behind %s", at, ls[0].Position)
-	}
-	var next es.Position
-	if len(ls) > 1 {
-		next = ls[1].Position
 	}
 	now := time.Now().UTC()
 	found.Discarded, found.Why = &now, why
@@ -472,6 +480,10 @@ func (p *Projector) Discard(ctx context.Context, view string, at es.Position, wh
 	err = g.call(ctx, func(r *runner) error {
 		if first, ok := g.letters.blocked(topic, []byte(found.Stream)); !ok || first != at {
 			return ErrLetterNotFound.Because("%s", at)
+		}
+		next, err := r.after(topic, *found)
+		if err != nil {
+			return err
 		}
 		g.letters.remove(topic, found.Stream, next)
 		g.fold.queue(queued{key: letterKey(discardSpace, topic, found.Stream, at.Offset), value: text})

@@ -89,6 +89,7 @@ var errStopped = errors.New("projection: the generation is not kept up to date a
 func newRunner(g *generation, l *lane, careful int) *runner {
 	r := &runner{g: g, l: l, in: make(chan *chunk, 2), calls: make(chan func() error), stopping: make(chan struct{}), ended: make(chan struct{}), careful: careful}
 	g.runner.Store(r)
+	g.paused.Store(nil) // what a runner before waited for is its own
 	return r
 }
 
@@ -170,7 +171,7 @@ func (r *runner) applyAndCommit(ctx context.Context) (err error) {
 // company; when the batch is full; and of a build that has not caught up, after a while.
 func (r *runner) applyAll(ctx context.Context) error {
 	for {
-		full := r.full()
+		full := r.events > 0 && r.full() // an empty batch takes a chunk, however large the last one was
 		if r.events > 0 && !r.flying && (full || len(r.in) == 0 && !r.gathers()) {
 			if err := r.handOver(); err != nil {
 				return err

@@ -97,6 +97,8 @@ func (p *Projector) VerifySample(ctx context.Context, name string, share float64
 		x = (x ^ x>>32) * 0x9e3779b97f4a7c15
 		return x^x>>29 <= limit
 	}
+	ctx, done := g.lasting(ctx) // whoever drops the build does not wait for the whole log to be read
+	defer done()
 	r := Report{View: name, A: g.born.id(), B: "sample"}
 	err = g.read(func(reader *store.Reader, s *shown) error {
 		for _, at := range s.slots {
@@ -115,6 +117,9 @@ func (p *Projector) VerifySample(ctx context.Context, name string, share float64
 		}
 		return r.compareSample(ctx, g, reader, rows, keep)
 	})
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
 	return r, err
 }
 

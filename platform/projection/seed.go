@@ -114,7 +114,7 @@ func (v *view) adopt() error {
 	if !empty.untouched() {
 		return ErrBuild.Because("build %s was begun meanwhile", empty.born.id())
 	}
-	g, err := v.add(v.seed)
+	g, err := v.addSeed()
 	if err != nil {
 		return err
 	}
@@ -125,4 +125,11 @@ func (v *view) adopt() error {
 		v.p.cfg.Logger.Error("projection: the empty build that a snapshot replaces cannot be removed", "view", v.name, "build", empty.born.id(), "error", err)
 	}
 	return nil
+}
+
+// addSeed opens the reserved build. Should the process be killed before it is switched to, it takes over by itself.
+func (v *view) addSeed() (*generation, error) {
+	b := v.seed
+	b.Auto = true
+	return v.add(b)
 }

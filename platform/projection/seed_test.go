@@ -319,3 +319,46 @@ func TestCursorKey(t *testing.T) {
 		}
 	}
 }
+
+// TestSeedKilled: a process that is killed when a snapshot is remembered, and before it answers queries, has it do so when it is there again.
+func TestSeedKilled(t *testing.T) {
+	there := newRig(t, 1)
+	for range 10 {
+		there.log.add(0, change{Kind: "placed", Order: "o-1"})
+	}
+	there.start(there.views()[0])
+	there.wait("orders")
+	r := newRig(t, 1)
+	r.log = there.log
+	p := opened(t, Config{Dir: r.dir, Snapshots: []Snapshot{snapshotOf(there.p)}}, r.log, r.views()[0])
+	v := p.byName["orders"]
+	if !v.reserve() {
+		t.Fatal("not reserved")
+	}
+	p.ctx = t.Context()
+	if _, err := v.take(t.Context(), snapshotOf(there.p)); err != nil {
+		t.Fatal(err)
+	}
+	v.mu.Lock()
+	_, err := v.addSeed()
+	v.mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+	r.cfg.Snapshots = []Snapshot{snapshotOf(there.p)}
+	r.start(r.views()[0])
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for r.live("orders") != "v1-2" {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatal("the snapshot does not take over")
+		}
+	}
+}

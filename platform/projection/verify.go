@@ -99,33 +99,35 @@ func (p *Projector) VerifyFresh(ctx context.Context, name string, rate int) (Rep
 // compare brings b to where a is and compares them.
 func (v *view) compare(ctx context.Context, a, b *generation) (Report, error) {
 	b.halted()
+	defer v.resume(b)
 	if err := b.readCursors(); err != nil {
 		return Report{}, err
 	}
 	if err := v.ahead(ctx, a, b); err != nil {
 		return Report{}, err
 	}
-	var r Report
-	err := a.read(func(ra *store.Reader, s *shown) error {
-		end := make([]int64, len(b.slots))
-		for n, tp := range b.slots {
-			if i := a.slot(tp); i >= 0 {
-				end[n] = s.slots[i].next
-			}
+	snap, s, err := a.hold()
+	if err != nil {
+		return Report{}, err
+	}
+	defer snap.release()
+	end := make([]int64, len(b.slots))
+	for n, tp := range b.slots {
+		if i := a.slot(tp); i >= 0 {
+			end[n] = s.slots[i].next
 		}
-		b.until.Store(&end)
-		defer func() {
-			b.halted()
-			b.until.Store(nil)
-			b.bound()
-			v.resume(b)
-		}()
-		if err := v.reach(ctx, b); err != nil {
-			return err
-		}
-		r = Report{View: v.name, A: a.born.id(), B: b.born.id(), Applied: a.positions(s), LettersA: a.letters.count(), LettersB: b.letters.count()}
-		return b.read(func(rb *store.Reader, _ *shown) error { return r.compare(ctx, a, b, ra, rb) })
-	})
+	}
+	b.until.Store(&end)
+	defer func() {
+		b.halted()
+		b.until.Store(nil)
+		b.bound()
+	}()
+	if err := v.reach(ctx, b); err != nil {
+		return Report{}, err
+	}
+	r := Report{View: v.name, A: a.born.id(), B: b.born.id(), Applied: a.positions(s), LettersA: a.letters.count(), LettersB: b.letters.count()}
+	err = b.read(func(rb *store.Reader, _ *shown) error { return r.compare(ctx, a, b, snap.Reader, rb) })
 	return r, err
 }
 
