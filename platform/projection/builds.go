@@ -445,7 +445,7 @@ type Estimate struct {
 	Events  int64   // to be read
 	Bytes   int64   // that the new build takes on the disk, as the one that serves does
 	Free    int64   // bytes on the file system
-	Rate    float64 // events per second as seen of late; 0 = not known
+	Rate    float64 // events per second while a build of the view was behind; 0 = not known
 	Version int
 }
 
@@ -515,7 +515,7 @@ func (v *view) estimate(ctx context.Context, o *Rebuild) (Estimate, error) {
 		}
 	}
 	for _, g := range v.builds {
-		e.Rate = max(e.Rate, g.applied.best())
+		e.Rate = max(e.Rate, g.applied.building())
 	}
 	return e, nil
 }

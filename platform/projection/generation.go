@@ -355,6 +355,7 @@ func (g *generation) show(s *shown) {
 		old.snap.release()
 	}
 	if !g.reached.Load() && g.caughtUp(s) {
+		g.applied.end()
 		g.reached.Store(true)
 	}
 	g.mu.Lock()
@@ -542,15 +543,20 @@ func withCode(err error) string {
 	return err.Error()
 }
 
-// A meter counts events and tells at which rate they came of late.
+// A meter counts events and tells at which rate they came of late, and at which they did while the log was ahead.
 type meter struct {
 	total atomic.Int64
 	mu    sync.Mutex
 	since time.Time
 	count int64
 	rate  float64
-	most  float64
+	begun time.Time
+	built float64 // events per second from begun until the end of the log was reached; 0 = it is not, or they were too few to tell
+	ended bool
 }
+
+// leastBuilt is how many events tell how quickly a view is built.
+const leastBuilt = 1000
 
 // add counts n events.
 func (m *meter) add(n int) { m.total.Add(int64(n)) }
@@ -566,15 +572,35 @@ func (m *meter) perSecond(now time.Time) float64 {
 	}
 	if d := now.Sub(m.since); d >= time.Second {
 		m.rate = float64(total-m.count) / d.Seconds()
-		m.most = max(m.most, m.rate)
 		m.since, m.count = now, total
 	}
 	return m.rate
 }
 
-// best returns the highest rate that was told.
-func (m *meter) best() float64 {
+// begin notes when the first event may come.
+func (m *meter) begin() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.most
+	if m.begun.IsZero() {
+		m.begun = time.Now()
+	}
+}
+
+// end notes that the end of the log was reached: from now on events come when there are some.
+func (m *meter) end() {
+	built := m.building()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.built, m.ended = built, true
+}
+
+// building returns how many events per second were applied while there were enough, 0 if that is not known.
+func (m *meter) building() float64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	total := m.total.Load()
+	if m.ended || m.begun.IsZero() || total < leastBuilt {
+		return m.built
+	}
+	return float64(total) / max(time.Since(m.begun), time.Millisecond).Seconds()
 }

@@ -88,6 +88,7 @@ func (l *lane) aim(ctx context.Context) error {
 		}
 		g.target.Store(&target)
 		if !g.reached.Load() && g.caughtUp(g.shown.Load()) {
+			g.applied.end()
 			g.reached.Store(true)
 		}
 		l.p.settled(g)

@@ -2,6 +2,7 @@ package projection
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -222,5 +223,38 @@ func TestCrowded(t *testing.T) {
 	r.close()
 	if <-said || len(said) > 0 {
 		t.Error("the projector has ended, and that is not said")
+	}
+}
+
+// TestEstimateRate: how long a rebuild takes is told from how quickly builds were made, and not from how few events there were since.
+func TestEstimateRate(t *testing.T) {
+	r := newRig(t, 1)
+	for i := range 3 * leastBuilt {
+		r.log.add(0, change{Kind: "placed", Order: fmt.Sprintf("o-%05d", i)})
+	}
+	r.start(r.views()[0])
+	r.wait("orders")
+	r.ready()
+	estimate := func() float64 {
+		e, err := r.p.Estimate(t.Context(), "orders", Rebuild{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e.Rate
+	}
+	built := estimate()
+	if built < 1000 {
+		t.Errorf("%g events a second while it was built", built)
+	}
+	r.close()
+	r.start(r.views()[0])
+	r.ready()
+	if got := estimate(); got != 0 {
+		t.Errorf("%g events a second, of a build that was there", got)
+	}
+	r.log.add(0, change{Kind: "placed", Order: "one more"})
+	r.wait("orders")
+	if got := estimate(); got != 0 {
+		t.Errorf("%g events a second, of one event", got)
 	}
 }

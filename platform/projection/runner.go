@@ -89,6 +89,7 @@ var errStopped = errors.New("projection: the generation is not kept up to date a
 func newRunner(g *generation, l *lane, careful int) *runner {
 	r := &runner{g: g, l: l, in: make(chan *chunk, 2), calls: make(chan func() error), stopping: make(chan struct{}), ended: make(chan struct{}), careful: careful}
 	g.runner.Store(r)
+	g.applied.begin()
 	g.paused.Store(nil) // what a runner before waited for is its own
 	return r
 }

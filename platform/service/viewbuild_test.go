@@ -119,7 +119,7 @@ func TestReadBuild(t *testing.T) {
 	}
 	is("/a?build=v1-1", `{"paid":3}`)
 	is("/a?build=", `{"paid":3,"times":2,"at":"0001-01-01T00:00:00Z"}`)
-	is("?build=v2-2&times=1&fields=paid", `{"rows":[{"paid":1}]}`)
+	is("?build=v2-2&times=1&fields=paid,paid", `{"rows":[{"paid":1}]}`)
 	is("?times=1&fields=paid", `{"rows":[]}`)
 	is("?build=v2-2&where=times%20%3D%3D%201&count", `{"count":1}`)
 	is("?build=v1-1&paid=3&where=paid%20%3E%202", `{"rows":[{"paid":3}]}`) // the index and the fields of its own version

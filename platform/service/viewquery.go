@@ -403,7 +403,9 @@ func (v View) written(given url.Values) (form, error) {
 		if known != nil && !known[name] {
 			return f, ErrPoint.Because("fields: the rows have no field %.60q", name).WithFix("use some of %s", strings.Join(sortedKeys(known), ", "))
 		}
-		f.fields = append(f.fields, name)
+		if !slices.Contains(f.fields, name) {
+			f.fields = append(f.fields, name)
+		}
 	}
 	return f, nil
 }
