@@ -28,13 +28,7 @@ type rangeUpdate struct {
 // live answers with server-sent events of all ranges, as one: whoever watches a view does not see that it is divided. A range whose state
 // comes anew, or that is watched elsewhere from then on, has all of it come anew.
 func (d *dividedAPI) live(ctx context.Context, r *rest.Request, q projection.Query, form form) (*rest.Response, error) {
-	if q.Cursor != "" {
-		return nil, projection.ErrQuery.Because("a page that is not the first cannot be watched")
-	}
 	given := r.Query()
-	if given.Has("count") {
-		return nil, projection.ErrQuery.Because("a count cannot be watched")
-	}
 	// What is not understood is as if it were not there.
 	version, resume, _ := projection.ParseUpdateID(r.Header("Last-Event-Id"))
 	w := &dividedWatch{d: d, r: r, given: given, q: q, version: version, seen: resume, goOn: resume != nil}

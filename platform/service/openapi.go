@@ -348,7 +348,7 @@ func listDoc(v View, indexes []index) *operation {
 		query("limit", "rows in a page; "+strconv.Itoa(projection.DefaultLimit)+" by default", whole(1, projection.MaxLimit)),
 		query("cursor", "next of the page before", text("")),
 		query("count", "1 = how many rows there are, in place of them", text("")),
-		query("changed_by", "the rows that the event at this position changed; nothing but fields beside it", text("topic/partition@offset")),
+		query("changed_by", "the rows that the event at this position changed; nothing but fields, explain and build beside it", text("topic/partition@offset")),
 	)
 	return &operation{
 		id: "views." + v.name + ".list", tag: "views", summary: "rows of " + v.name + " in the order of an index, or of their keys",

@@ -129,6 +129,18 @@ func TestReadBuild(t *testing.T) {
 			t.Errorf("%s: %s, want %s", query, problem.Code, code)
 		}
 	}
+	// What would change nothing is refused, not ignored.
+	for query, accept := range map[string]string{
+		"?changed_by=tallies.events/0@0&where=times%20%3E%202": "", "?changed_by=tallies.events/0@0&times=2": "", "?changed_by=tallies.events/0@0&count": "",
+		"?changed_by=tallies.events/0@0&limit=1&cursor=x": "", "?changed_by=tallies.events/0@0&fields=paid": typeNDJSON,
+		"?count": typeEvents, "?count&limit=1": typeNDJSON, "?cursor=x": typeNDJSON, "?cursor=y": typeEvents,
+	} {
+		var said struct{ Code, Fix string }
+		r.send("GET", "/v1/views/tallies"+query, "", "Accept: "+accept).want(t, 400, &said)
+		if said.Code != "invalid_query" || said.Fix == "" {
+			t.Errorf("%s as %s: %+v", query, accept, said)
+		}
+	}
 	if a := r.send("GET", "/v1/views/tallies?build=v2-2&fields=paid", "", ndjson).want(t, 200, nil); a.body != `{"paid":1}`+"\n" {
 		t.Error(a.body)
 	}

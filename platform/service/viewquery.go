@@ -198,11 +198,37 @@ func (a *viewAPI) listing(r *rest.Request, v View) (l listing, err error) {
 	if l.atLeast, err = r.AtLeast(); err != nil {
 		return l, err
 	}
+	if err := a.fits(r, l.given); err != nil {
+		return l, err
+	}
 	if l.form, err = v.written(l.given); err != nil || l.given.Has("changed_by") {
 		return l, err
 	}
 	l.query, err = v.query(l.given, a.languages[v.version])
 	return l, err
+}
+
+// fits refuses what does not go together: a parameter that is taken and changes nothing is an answer to another question.
+func (a *viewAPI) fits(r *rest.Request, given url.Values) error {
+	live, export := accepts(r, typeEvents), a.formatOf(r) != nil
+	if given.Has("changed_by") {
+		for name := range given {
+			if name != "changed_by" && name != "fields" && name != "explain" && name != "build" {
+				return ErrPoint.Because("%s beside changed_by, which names all rows that an event changed", name).WithFix("leave one of them out; fields, explain and build go with changed_by")
+			}
+		}
+		if live || export {
+			return ErrPoint.Because("changed_by is answered as JSON").WithFix("send Accept: application/json")
+		}
+	}
+	switch {
+	case !live && !export:
+	case given.Has("count"):
+		return ErrPoint.Because("a count cannot be watched or exported").WithFix("send Accept: application/json")
+	case given.Has("cursor"):
+		return ErrPoint.Because("what is watched or exported has no pages: it begins with the first row").WithFix("leave cursor out, or send Accept: application/json and read page by page")
+	}
+	return nil
 }
 
 func (a *viewAPI) list(ctx context.Context, r *rest.Request) (*rest.Response, error) {
