@@ -293,21 +293,29 @@ func (l *lane) resume() {
 	}
 }
 
-// forget drops what all generations of the lane have committed from what is remembered for their lag.
+// forget drops what all generations of the lane have committed from what is remembered for their lag. One that goes no further, in a partition
+// or at all, would have all that comes remembered.
 func (l *lane) forget() {
-	least := map[*part]int64{}
+	least := make(map[*part]int64, len(l.parts))
+	for _, pt := range l.parts {
+		least[pt] = 1<<63 - 1
+	}
 	for _, r := range l.runners {
+		if r.over() {
+			continue
+		}
 		for n, at := range r.g.shown.Load().slots {
+			if at.halt != nil || at.next >= r.g.limit(n) {
+				continue
+			}
 			pt := r.g.parts[n].Load()
-			if next, ok := least[pt]; !ok || at.next < next {
-				least[pt] = at.next
+			if next, ok := least[pt]; ok {
+				least[pt] = min(next, at.next)
 			}
 		}
 	}
 	for pt, next := range least {
-		if pt != nil {
-			pt.forget(next)
-		}
+		pt.forget(next)
 	}
 }
 

@@ -249,7 +249,7 @@ type part struct {
 
 	mu      sync.Mutex
 	end     int64     // high watermark, as far as known
-	pending []stretch // fetched, not yet committed by all views
+	pending []stretch // fetched, not yet committed by all views that go on
 }
 
 // A stretch of records: it ends before next, and its first one was appended at first.
@@ -273,7 +273,7 @@ func (p *part) fetched(f *eventlog.Fetched) {
 	}
 }
 
-// forget drops the stretches that all views have committed.
+// forget drops the stretches that all views that go on have committed.
 func (p *part) forget(next int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

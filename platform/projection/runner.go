@@ -109,6 +109,16 @@ func (r *runner) stop() {
 	<-r.ended
 }
 
+// over reports whether r has ended.
+func (r *runner) over() bool {
+	select {
+	case <-r.ended:
+		return true
+	default:
+		return false
+	}
+}
+
 // run works until ctx ends, r is stopped, or the generation has reached its end. What it has to read again, carefully, it has a new
 // lane for.
 func (r *runner) run(ctx context.Context) error {
