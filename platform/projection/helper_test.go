@@ -160,8 +160,9 @@ type memLog struct {
 	grown   chan struct{}
 	most    int // records of a partition in one Poll
 	opened  int
-	asked   int // calls of Ends
-	fail    error
+	asked   int   // calls of Ends
+	fail    error // of Ends
+	shut    error // of open
 	hidden  int32 // this partition yields nothing new
 }
 
@@ -214,6 +215,9 @@ func (l *memLog) open(_ context.Context, from []eventlog.Cursor, _ int32) (sourc
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.opened++
+	if l.shut != nil {
+		return nil, l.shut
+	}
 	for _, c := range from {
 		if c.TopicID != l.topic.ID || c.Next > int64(len(l.records[c.TopicPartition.Partition])) {
 			return nil, eventlog.ErrCursor.Because("%v", c)

@@ -40,6 +40,7 @@ func (l *lane) add(g *generation, careful int) error {
 	if err := g.readCursors(); err != nil {
 		return fmt.Errorf("projection: view %s: %w", g.view.name, err)
 	}
+	g.paused.Store(nil) // why a lane before it did not go on
 	l.runners = append(l.runners, newRunner(g, l, careful))
 	for n, tp := range g.slots {
 		topic := g.topicOf(n)
@@ -50,6 +51,10 @@ func (l *lane) add(g *generation, careful int) error {
 		}
 		if g.cursors[n].Next < pt.cursor.Next {
 			pt.cursor = g.cursors[n]
+		}
+		if old := g.parts[n].Load(); old != nil {
+			end, _ := old.oldest(0)
+			pt.raise(end) // it may take a while until the log says where it ends now
 		}
 		k := g.code.inputs[topic].decoder
 		pt.decoders[k] = l.p.decoders[tp.Topic][k]
@@ -98,15 +103,6 @@ func (l *lane) aim(ctx context.Context) error {
 
 // run works until ctx ends, all runners have ended, or something is wrong that reading again does not mend.
 func (l *lane) run(ctx context.Context) error {
-	if err := l.aim(ctx); err != nil {
-		if ctx.Err() != nil {
-			err = nil
-		}
-		for _, r := range l.runners {
-			r.quit()
-		}
-		return err
-	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
@@ -152,7 +148,11 @@ func (l *lane) fetch(ctx context.Context) error {
 	if l.rate > 0 || l.beside() {
 		fetchBytes = besideBytes
 	}
-	src, err := l.p.log.open(ctx, from, fetchBytes)
+	var src source
+	err := l.insist(ctx, "the log cannot be read for the time being", func() (err error) {
+		src, err = l.p.log.open(ctx, from, fetchBytes)
+		return err
+	})
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil
@@ -160,6 +160,13 @@ func (l *lane) fetch(ctx context.Context) error {
 		return fmt.Errorf("projection: %w", err)
 	}
 	defer src.Close()
+	// After it was opened: that tells a topic that is gone from one that cannot be asked for.
+	if err := l.insist(ctx, "the ends of the log are not known for the time being", func() error { return l.aim(ctx) }); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
 	pace := pacer{rate: l.rate, busy: firstBusy}
 	for {
 		fetched, err := src.Poll(ctx)
@@ -253,23 +260,36 @@ func (l *lane) decodePiece(ctx context.Context, p *piece, workers int) error {
 		if d == nil {
 			continue // nobody here needs it
 		}
-		for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+		err := l.insist(ctx, "events cannot be decoded for the time being", func() error {
 			p.runs[k] = d.decode(ctx, p.records, workers)
-			err := d.failure(p.runs[k])
-			if err == nil {
-				break
-			}
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			l.pause("events cannot be decoded for the time being", err)
-			if err := sleep(ctx, pause); err != nil {
-				return err
-			}
+			return d.failure(p.runs[k])
+		})
+		if err != nil {
+			return err
 		}
 	}
-	l.resume()
 	return nil
+}
+
+// insist calls do again, with a pause in between, for as long as it fails for a reason that may pass. It returns any other error, and the cause
+// of ctx's end.
+func (l *lane) insist(ctx context.Context, why string, do func() error) error {
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+		err := do()
+		switch {
+		case err == nil:
+			l.resume()
+			return nil
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case !passing(err):
+			return err
+		}
+		l.pause(why, err)
+		if err := sleep(ctx, pause); err != nil {
+			return err
+		}
+	}
 }
 
 // pause notes, and logs when it is new, why nothing goes on.
@@ -279,7 +299,9 @@ func (l *lane) pause(why string, err error) {
 	}
 	l.p.cfg.Logger.Warn("projection: paused: "+why, "error", err)
 	for _, r := range l.runners {
-		r.g.paused.Store(&why)
+		if !r.over() {
+			r.g.paused.Store(&why)
+		}
 	}
 }
 
@@ -289,7 +311,9 @@ func (l *lane) resume() {
 	}
 	l.p.cfg.Logger.Info("projection: goes on")
 	for _, r := range l.runners {
-		r.g.paused.Store(nil)
+		if !r.over() {
+			r.g.paused.Store(nil)
+		}
 	}
 }
 

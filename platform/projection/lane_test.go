@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/platform/es"
+	"github.com/millrace/millrace/platform/eventlog"
+	"github.com/millrace/millrace/platform/fault"
 )
 
 // until waits until done is true, for 20 s at most.
@@ -101,6 +103,63 @@ func TestLaneForgets(t *testing.T) {
 				until(t, "fetched", func() bool { end, _ := fetched(); return end > at.Offset })
 			}
 			until(t, "forgotten", func() bool { _, n := fetched(); return n < fetches/10 })
+		})
+	}
+}
+
+// TestLaneBeginsWithoutBrokers: a lane that is to begin while no broker answers waits for one, and says so. It ends neither Run nor, with that,
+// the views that would have gone on, it can be stopped meanwhile, and a reason that does not pass still ends it.
+func TestLaneBeginsWithoutBrokers(t *testing.T) {
+	gone := fault.New(fault.Unavailable, "log_unreadable", "no broker answers")
+	for _, tc := range []struct {
+		name string
+		set  func(l *memLog, err error)
+	}{
+		{"for the ends", func(l *memLog, err error) { l.fail = err }},
+		{"for the records", func(l *memLog, err error) { l.shut = err }},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			r := newRig(t, 1)
+			set := func(err error) {
+				r.log.mu.Lock()
+				defer r.log.mu.Unlock()
+				tc.set(r.log, err)
+			}
+			orders := func() BuildStatus {
+				st, err := r.p.StatusOf("orders")
+				if err != nil {
+					t.Fatal(err)
+				}
+				return st.Builds[0]
+			}
+			r.start(r.views()[:2]...)
+			r.log.add(0, change{Kind: "placed", Order: "o-1", Customer: "c"})
+			r.wait("orders", "customers")
+			set(gone)
+			r.log.add(0, change{Kind: "poison", Order: "o-1", Customer: "c"}) // has orders read anew, carefully
+			until(t, "stalled", func() bool { return orders().State == Stalled })
+			if st := orders(); st.Records != 1 {
+				t.Errorf("%+v, want one record that is not applied", st)
+			}
+			r.log.add(0, change{Kind: "placed", Order: "o-2", Customer: "c"})
+			r.wait("customers")
+			if err := r.p.Pause("orders"); err != nil {
+				t.Fatal(err)
+			}
+			if err := r.p.Resume("orders"); err != nil {
+				t.Fatal(err)
+			}
+			until(t, "stalled again", func() bool { return orders().State == Stalled })
+			set(nil)
+			until(t, "halted", func() bool { return orders().State == Halted })
+
+			set(eventlog.ErrCursor.Because("the log lost its end"))
+			if err := r.p.Resume("orders"); err != nil { // has orders read anew
+				t.Fatal(err)
+			}
+			if err := waitRun(t, r); !errors.Is(err, eventlog.ErrCursor) {
+				t.Errorf("Run: %v, want ErrCursor", err)
+			}
 		})
 	}
 }
