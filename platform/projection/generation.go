@@ -44,7 +44,7 @@ type generation struct {
 
 	// What is committed, for queries.
 	shown    atomic.Pointer[shown]
-	parts    []atomic.Pointer[part]  // by slot, while a lane reads it
+	parts    []atomic.Pointer[part]  // by slot; while no lane reads it, what was known then, or lookAtEnds has found since
 	target   atomic.Pointer[[]int64] // by slot: the ends of the log when it began to be read
 	paused   atomic.Pointer[string]  // why nothing is applied; nil = it is
 	reached  atomic.Bool             // it has reached target once

@@ -244,6 +244,7 @@ func (l *lane) chunks(fetched []eventlog.Fetched, most int) []*chunk {
 // A part is what a lane knows of one partition. Its cursor belongs to the fetching goroutine.
 type part struct {
 	tp       es.TopicPartition
+	resting  bool // it is of no lane, but of a build that none reads for
 	cursor   eventlog.Cursor
 	decoders []decoder
 
@@ -297,6 +298,13 @@ func (p *part) oldest(next int64) (end int64, at time.Time) {
 		}
 	}
 	return p.end, time.Time{}
+}
+
+// remembers reports whether anything is pending.
+func (p *part) remembers() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.pending) > 0
 }
 
 func (p *part) raise(end int64) {

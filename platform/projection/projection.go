@@ -340,6 +340,7 @@ func (p *Projector) Run(ctx context.Context) error {
 	}
 	p.startAll()
 	begun()
+	p.lanes.Go(func() { p.lookAtEnds(ctx) })
 	if len(seeds) > 0 {
 		p.lanes.Go(func() { p.seedAll(ctx, seeds) })
 	}

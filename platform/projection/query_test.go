@@ -272,6 +272,63 @@ func TestLag(t *testing.T) {
 	})
 }
 
+// TestLagPaused: a view that is paused says how far it is behind and for how long, also after a restart, and that it is not while nothing comes.
+// The log is asked for that now and then, however many queries there are.
+func TestLagPaused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 2)
+		r.start(r.views()[0])
+		r.log.add(0, change{Kind: "placed", Order: "o-1"})
+		r.wait("orders")
+		if err := r.p.Pause("orders"); err != nil {
+			t.Fatal(err)
+		}
+		check := func(when string, records int64, lag time.Duration) {
+			t.Helper()
+			a, err := r.p.Get(t.Context(), "orders", "o-1", nil)
+			if err != nil || a.Lag != lag {
+				t.Errorf("%s: lag %v, %v, want %v", when, a.Lag, err, lag)
+			}
+			st, err := r.p.StatusOf("orders")
+			if err != nil || st.Builds[0].State != Paused || st.Builds[0].Records != records || (st.Builds[0].Progress == 1) != (records == 0) {
+				t.Errorf("%s: %+v, %v, want %d records", when, st, err, records)
+			}
+		}
+		time.Sleep(time.Hour)
+		check("nothing has come", 0, 0)
+		r.log.add(1, change{Kind: "placed", Order: "o-2"})
+		time.Sleep(30 * time.Second)
+		r.log.add(0, change{Kind: "confirmed", Order: "o-1"}, change{Kind: "cancelled", Order: "o-1"})
+		time.Sleep(30 * time.Second)
+		check("three events have come", 3, time.Minute)
+		r.close()
+		r.start(r.views()[0])
+		time.Sleep(time.Minute)
+		check("after a restart", 3, 2*time.Minute)
+		synctest.Wait()
+		asked := r.log.asked
+		for range 100 {
+			check("once more", 3, 2*time.Minute)
+		}
+		if r.log.asked != asked {
+			t.Errorf("the log was asked %d times for its end by queries", r.log.asked-asked)
+		}
+		if err := r.p.Resume("orders"); err != nil {
+			t.Fatal(err)
+		}
+		r.wait("orders")
+		asked = r.log.asked
+		time.Sleep(time.Hour)
+		if a, err := r.p.Get(t.Context(), "orders", "o-1", nil); err != nil || a.Lag != 0 {
+			t.Errorf("resumed: lag %v, %v, want 0", a.Lag, err)
+		}
+		if r.log.asked != asked {
+			t.Errorf("the log was asked %d times for its end, and a lane reads it", r.log.asked-asked)
+		}
+		r.close()
+	})
+}
+
 func TestAddRefuses(t *testing.T) {
 	dir := t.TempDir() + "/views"
 	log := newLog(2)
