@@ -753,3 +753,47 @@ func TestVerifyOverRestart(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestFrozenPartitions: a build whose code is gone knows all the positions that it has, though a partition between others never had a record:
+// they are neither foreign to it nor missing. Of a topic that the program still reads it knows, too, that it may get the others.
+func TestFrozenPartitions(t *testing.T) {
+	for _, read := range []bool{true, false} {
+		t.Run(fmt.Sprintf("the topic is read=%v", read), func(t *testing.T) {
+			r := newRig(t, 4)
+			var had es.Positions
+			for _, n := range []int32{0, 2} {
+				had = had.With(r.log.add(n, change{Kind: "placed", Order: fmt.Sprint("o-", n), Customer: "c-1"}))
+			}
+			r.start(r.views()[0])
+			r.wait("orders")
+			r.close()
+			topic := r.log.topic
+			if !read {
+				topic.Name = "orders.changes"
+			}
+			p := opened(t, Config{Dir: r.dir, Manual: true, WaitMax: 100 * time.Millisecond}, r.log, func(p *Projector) error {
+				return Add(p, version(2), Input[change]{topic, r.dec})
+			})
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			a, err := p.Get(ctx, "orders", "o-2", had)
+			if err != nil || a.Build != "v1-1" || a.Applied.String() != had.String() {
+				t.Errorf("%s at %s, %v, want v1-1 at %s", a.Build, a.Applied, err, had)
+			}
+			want := ErrForeignTopic
+			if read {
+				want = ErrNotCaughtUp
+			}
+			for _, n := range []int32{1, 3} {
+				at := r.log.add(n, change{Kind: "placed", Order: fmt.Sprint("o-", n), Customer: "c-1"})
+				if _, err := p.Get(ctx, "orders", "o-2", es.Positions{at}); !errors.Is(err, want) {
+					t.Errorf("a position that it does not have: %v, want %v", err, want)
+				}
+			}
+			outside := es.Position{TopicPartition: es.TopicPartition{Topic: r.log.topic.Name, Partition: 4}}
+			if _, err := p.Get(ctx, "orders", "o-2", es.Positions{outside}); !errors.Is(err, ErrForeignTopic) {
+				t.Errorf("a partition that there is not: %v, want ErrForeignTopic", err)
+			}
+		})
+	}
+}

@@ -2,6 +2,7 @@ package projection
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -214,17 +215,21 @@ func (g *generation) begin() error {
 
 // findSlots lists what the generation reads.
 func (g *generation) findSlots() error {
+	var own Range
+	if g.shape.Range != nil {
+		own = *g.shape.Range
+	}
 	return g.db.Read(func(r *store.Reader) error {
-		for i, name := range g.shape.Topics {
+		for _, name := range g.shape.Topics {
 			g.first = append(g.first, len(g.slots))
-			if g.code == nil {
+			partitions := g.p.topics[name].Partitions
+			if partitions == 0 {
 				if err := g.readSlots(r, name); err != nil {
 					return err
 				}
-				continue
 			}
-			for n := range g.code.inputs[i].topic.Partitions {
-				if g.p.cfg.Range.Has(n, g.code.inputs[i].topic.Partitions) {
+			for n := range partitions {
+				if own.Has(n, partitions) {
 					g.slots = append(g.slots, es.TopicPartition{Topic: name, Partition: n})
 				}
 			}
@@ -234,7 +239,7 @@ func (g *generation) findSlots() error {
 	})
 }
 
-// readSlots finds the partitions of a topic that the program does not read any more.
+// readSlots finds the partitions of a topic that the program does not read any more: those of which anything was read.
 func (g *generation) readSlots(r *store.Reader, topic string) error {
 	for pair, err := range r.Scan(store.Prefix(store.AppendString([]byte{cursorSpace}, topic))) {
 		if err != nil {
@@ -302,14 +307,16 @@ func (g *generation) slot(tp es.TopicPartition) int {
 	if i < 0 {
 		return -1
 	}
-	n := g.first[i]
-	if n == len(g.slots) {
+	from, to := g.first[i], len(g.slots)
+	if i+1 < len(g.first) {
+		to = g.first[i+1]
+	}
+	// Searched for: readSlots leaves some out.
+	n, ok := slices.BinarySearchFunc(g.slots[from:to], tp.Partition, func(s es.TopicPartition, partition int32) int { return cmp.Compare(s.Partition, partition) })
+	if !ok {
 		return -1
 	}
-	if n += int(tp.Partition - g.slots[n].Partition); n >= 0 && n < len(g.slots) && g.slots[n] == tp {
-		return n
-	}
-	return -1
+	return from + n
 }
 
 // topicOf returns the number of a slot's topic.
