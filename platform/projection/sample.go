@@ -71,8 +71,9 @@ func (s *sampling[R, E]) rows() (map[string][]byte, error) {
 
 // VerifySample folds the rows of a sample of the keys anew, in memory, from the whole log, and compares them with what the build that
 // answers queries has at the same positions. share is the part of the keys that are in it, more than 0 and at most 1; which they are
-// changes with number. rate bounds the events read per second; 0 = as for Rebuild. A view with dead letters or a halted partition has rows that are
-// not the fold of all events: ErrBuild. Other errors: ErrViewNotFound, the log's, the stores', ctx's.
+// changes with number. rate bounds the events read per second; 0 = as for Rebuild. Events that were discarded are left out, as they are of the
+// rows. A view with dead letters or a halted partition has rows that are not the fold of all events: ErrBuild. Other errors: ErrViewNotFound,
+// the log's, the stores', ctx's.
 func (p *Projector) VerifySample(ctx context.Context, name string, share float64, number uint64, rate int) (Report, error) {
 	g, err := p.live(name)
 	if err != nil {
@@ -107,8 +108,12 @@ func (p *Projector) VerifySample(ctx context.Context, name string, share float64
 			}
 		}
 		r.Applied = g.positions(s)
+		without, err := discarded(reader)
+		if err != nil {
+			return err
+		}
 		fresh := g.code.sample(keep)
-		if err := g.refold(ctx, s, fresh, rate); err != nil {
+		if err := g.refold(ctx, s, fresh, without, rate); err != nil {
 			return err
 		}
 		rows, err := fresh.rows()
@@ -123,8 +128,24 @@ func (p *Projector) VerifySample(ctx context.Context, name string, share float64
 	return r, err
 }
 
-// refold reads the log up to where s is.
-func (g *generation) refold(ctx context.Context, s *shown, into sampler, rate int) error {
+// discarded returns the positions of the dead letters that were discarded: what is stored is the fold without them.
+func discarded(r *store.Reader) (map[es.Position]bool, error) {
+	out := map[es.Position]bool{}
+	for pair, err := range r.Scan(store.Prefix([]byte{discardSpace})) {
+		if err != nil {
+			return nil, err
+		}
+		l, err := parseLetter(pair.Value)
+		if err != nil {
+			return nil, err
+		}
+		out[l.Position] = true
+	}
+	return out, nil
+}
+
+// refold reads the log up to where s is, without some events.
+func (g *generation) refold(ctx context.Context, s *shown, into sampler, without map[es.Position]bool, rate int) error {
 	var from []eventlog.Cursor
 	open := map[int]bool{} // slots that have not been read to their end
 	for n, tp := range g.slots {
@@ -161,7 +182,7 @@ func (g *generation) refold(ctx context.Context, s *shown, into sampler, rate in
 					return err
 				}
 				for j := range part {
-					if part[j].Mark != 0 || part[j].Position.Offset >= end {
+					if part[j].Mark != 0 || part[j].Position.Offset >= end || without[part[j].Position] {
 						continue
 					}
 					if err := into.apply(run, j); err != nil {
