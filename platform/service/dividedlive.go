@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/platform/es"
+	"github.com/millrace/millrace/platform/eventlog"
 	"github.com/millrace/millrace/platform/projection"
 	"github.com/millrace/millrace/platform/rest"
 )
@@ -66,9 +67,14 @@ type dividedWatch struct {
 	updates chan rangeUpdate
 	all     sync.WaitGroup
 	route   *viewRoute
-	begun   []bool // by range: what comes is a change
-	state   es.Positions
+	begun   []bool                     // by range: what comes is a change
+	ahead   es.Positions               // of the state that was told, what the copies that are watched are not known to have reached
+	held    map[string]*projection.Row // by key: what is told when they have; nil = the row is gone
+	since   time.Time                  // when something was held that still may be
 }
+
+// heldMost is for how long what a copy of a range says is held because the state that was told is ahead of it.
+const heldMost = 10 * time.Second
 
 // next returns what the client is to be told next.
 func (w *dividedWatch) next(ctx context.Context) (projection.Update, error) {
@@ -78,21 +84,34 @@ func (w *dividedWatch) next(ctx context.Context) (projection.Update, error) {
 				return projection.Update{}, err
 			}
 		}
+		var u *rangeUpdate
 		select {
-		case u := <-w.updates:
-			out, say, err := w.take(ctx, u)
-			if err != nil || say {
-				return out, err
-			}
+		case got := <-w.updates:
+			u = &got
 		case <-time.After(spreadEvery):
-			// Another version may answer queries by now.
-			if now, err := w.d.spread.route(w.d.view.name); err == nil && now.version != w.route.version {
-				w.end()
-			}
 		case <-ctx.Done():
 			return projection.Update{}, context.Cause(ctx)
 		}
+		switch {
+		case w.outdated():
+			w.end() // before more is told of the version that answered until now, however much of it changes
+		case len(w.held) > 0 && time.Since(w.since) > heldMost:
+			// It may be news: the client is given a state that has it.
+			w.end()
+			w.goOn = false
+		case u != nil:
+			out, say, err := w.take(ctx, *u)
+			if err != nil || say {
+				return out, err
+			}
+		}
 	}
+}
+
+// outdated reports whether another version than the one that is watched answers queries by now.
+func (w *dividedWatch) outdated() bool {
+	now := (*w.d.spread.routes.Load())[w.d.view.name]
+	return now.err == nil && now.version != w.route.version
 }
 
 // begin watches all ranges.
@@ -154,11 +173,8 @@ func (w *dividedWatch) take(ctx context.Context, u rangeUpdate) (out projection.
 	case u.err != nil:
 		// It is watched elsewhere, from where the client is.
 		w.end()
-		if err := sleepFor(ctx, liveInterval); err != nil {
-			return out, false, err
-		}
-		w.goOn = w.goOn && w.seen != nil
-		return out, false, nil
+		w.goOn = w.goOn && w.seen != nil && len(w.held) == 0
+		return out, false, sleepFor(ctx, liveInterval)
 	case u.Anew && w.goOn:
 		// The client cannot go on from where it is.
 		w.end()
@@ -187,21 +203,51 @@ func (w *dividedWatch) take(ctx context.Context, u rangeUpdate) (out projection.
 	case !w.goOn:
 		w.need(u.Applied)
 		return out, false, nil // the state that will be told has it
-	case includes(w.state, u.Applied):
-		return out, false, nil // the state that was told has it
 	}
 	for _, pos := range u.Applied {
 		w.seen = w.seen.With(pos)
 	}
-	// The state may be of an instance that was ahead of the one that is watched.
-	u.Rows = slices.DeleteFunc(u.Rows, func(row projection.Row) bool { return includes(w.state, es.Positions{row.Position}) })
+	w.ahead = slices.DeleteFunc(w.ahead, func(pos es.Position) bool { return includes(u.Applied, es.Positions{pos}) })
+	if len(w.ahead)+len(w.held) > 0 {
+		w.hold(&u.Update)
+	}
 	u.Version, u.Applied = w.version, copied(w.seen)
 	return u.Update, len(u.Rows)+len(u.Gone) > 0, nil
 }
 
+// hold leaves of an update, and of what was held, what can be told. The state may be of a copy of a range that was ahead of the one that is
+// watched: what that one says of the rows of a partition may be older than the state until it is as far. Whether it is cannot be told from the
+// positions of rows, which those that went have not, and which a dead letter that is applied does not move.
+func (w *dividedWatch) hold(u *projection.Update) {
+	if len(w.held) == 0 {
+		w.since = time.Now()
+	}
+	for _, row := range u.Rows {
+		w.held[row.Key] = &row
+	}
+	for _, key := range u.Gone {
+		w.held[key] = nil
+	}
+	u.Rows, u.Gone = nil, nil
+	stream, partitions := w.d.code(w.version).stream, w.d.spread.topic.Partitions
+	for _, key := range sortedKeys(w.held) {
+		// Of a divided view, events of one partition change a row.
+		partition := eventlog.PartitionOf(stream(key), partitions)
+		if slices.ContainsFunc(w.ahead, func(pos es.Position) bool { return pos.Partition == partition }) {
+			continue
+		}
+		if row := w.held[key]; row != nil {
+			u.Rows = append(u.Rows, *row)
+		} else {
+			u.Gone = append(u.Gone, key)
+		}
+		delete(w.held, key)
+	}
+}
+
 // told notes that the client has all that is at positions.
 func (w *dividedWatch) told(ps es.Positions) {
-	w.goOn, w.seen, w.state = true, copied(ps), copied(ps) // seen goes on, state stays
+	w.goOn, w.seen, w.ahead, w.held = true, copied(ps), copied(ps), map[string]*projection.Row{} // seen goes on
 }
 
 // need has the state that will be told have all that is at positions.

@@ -189,22 +189,6 @@ func TestChartMissing(t *testing.T) {
 	}
 }
 
-// TestDividedWatchTakes: after a state, what is newer is told, and what the state has is not.
-func TestDividedWatchTakes(t *testing.T) {
-	at := func(offset int64) es.Position {
-		return es.Position{TopicPartition: es.TopicPartition{Topic: "t"}, Offset: offset}
-	}
-	w := &dividedWatch{}
-	w.told(es.Positions{at(5)})
-	for offset := int64(4); offset < 9; offset++ {
-		u := projection.Update{Rows: []projection.Row{{Key: "a", Position: at(offset)}}, Applied: es.Positions{at(offset)}}
-		out, say, err := w.take(t.Context(), rangeUpdate{Update: u})
-		if err != nil || say != (offset > 5) || say && (len(out.Rows) != 1 || out.Applied.String() != at(offset).String()) {
-			t.Errorf("at %d: %+v, %v, %v", offset, out, say, err)
-		}
-	}
-}
-
 // TestRangeUsers: a range has nobody who reads it when a request for it has ended, however that was: it could not be given up else.
 func TestRangeUsers(t *testing.T) {
 	s := &spreader{ranges: 1, held: map[int]*heldRange{0: {engine: &projection.Projector{}, ctx: t.Context()}}}
