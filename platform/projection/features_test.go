@@ -155,7 +155,7 @@ func TestManyRows(t *testing.T) {
 				}
 			}
 			at := es.Position{TopicPartition: es.TopicPartition{Topic: r.log.topic.Name, Partition: 0}, Offset: 3}
-			rows, gone, err := r.p.Changed(t.Context(), "seats", at)
+			rows, gone, err := r.p.Changed(t.Context(), "seats", at, nil)
 			if err != nil || keysOf(rows) != "b1" || !slices.Equal(gone, []string{"a3"}) {
 				t.Errorf("changed by %s: %v, %v, %v", at, rows, gone, err)
 			}

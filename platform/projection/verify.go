@@ -250,10 +250,10 @@ func (r *Report) compare(ctx context.Context, a, b *generation, ra, rb *store.Re
 	return nil
 }
 
-// Changed returns the rows of a view that the event at a position changed, as they are now, and the keys of those that are not there any
-// more. Errors: ErrViewNotFound, ErrForeignTopic, ErrPositionAhead for a position that has no event, the log's, and why the event cannot
-// be handled.
-func (p *Projector) Changed(ctx context.Context, name string, at es.Position) (rows []Row, gone []string, err error) {
+// Changed returns the rows of a view that the event at a position changed, as they are once the view has applied atLeast, which may be empty,
+// and the keys of those that are not there then. Errors: ErrViewNotFound, ErrForeignTopic, ErrPositionAhead for a position that has no event,
+// ErrBuildEnds, ErrNotCaughtUp, the log's, and why the event cannot be handled.
+func (p *Projector) Changed(ctx context.Context, name string, at es.Position, atLeast es.Positions) (rows []Row, gone []string, err error) {
 	g, err := p.live(name)
 	if err != nil {
 		return nil, nil, err
@@ -279,6 +279,9 @@ func (p *Projector) Changed(ctx context.Context, name string, at es.Position) (r
 	}
 	keys, err := g.code.keysOf(ctx, p.decoders[in.topic.Name][in.decoder], rec)
 	if err != nil {
+		return nil, nil, err
+	}
+	if err := p.wait(ctx, g, atLeast); err != nil {
 		return nil, nil, err
 	}
 	err = g.read(func(r *store.Reader, _ *shown) error {

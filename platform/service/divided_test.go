@@ -415,9 +415,16 @@ func TestDividedLate(t *testing.T) {
 			}
 		}
 	}
+	// changed asks which rows an event changed that is not among those of before.
+	changed := func(before es.Positions) string {
+		i := slices.IndexFunc(b.need, func(pos es.Position) bool { return !includes(before, es.Positions{pos}) })
+		return "?changed_by=" + b.need[i].String()
+	}
 	pause(one)
+	before := copied(b.need)
 	b.pay(rnd, 40)
 	asks := map[string][]string{"/a-7": nil, "?limit=1000": nil, "?count": nil, "?prefix=a-1": {"Accept: application/x-ndjson"}}
+	asks[changed(before)] = nil
 	for path, header := range asks {
 		header = append(header, "Millrace-At-Least: "+b.need.String())
 		want := b.send("GET", "/v1/views/whole"+path, "", header...)
@@ -432,8 +439,11 @@ func TestDividedLate(t *testing.T) {
 			}
 		}
 	}
+	delete(asks, changed(before))
 	pause(two)
+	before = copied(b.need)
 	b.pay(rnd, 10)
+	asks[changed(before)] = nil
 	for path, header := range asks {
 		began := time.Now()
 		a := one.send("GET", "/v1/views/purses"+path, "", append(header, "Millrace-At-Least: "+b.need.String())...)

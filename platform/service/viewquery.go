@@ -243,7 +243,7 @@ func (a *viewAPI) list(ctx context.Context, r *rest.Request) (*rest.Response, er
 	given, query, atLeast, form := l.given, l.query, l.atLeast, l.form
 	switch {
 	case given.Has("changed_by"):
-		return a.changed(ctx, name, given, form)
+		return a.changed(ctx, name, given, atLeast, form)
 	case accepts(r, typeEvents):
 		w, err := a.engine.WatchList(name, query, atLeast, r.Header("Last-Event-Id"))
 		if err != nil {
@@ -319,12 +319,12 @@ type countJSON struct {
 }
 
 // changed answers which rows an event changed.
-func (a *viewAPI) changed(ctx context.Context, name string, given url.Values, form form) (*rest.Response, error) {
+func (a *viewAPI) changed(ctx context.Context, name string, given url.Values, atLeast es.Positions, form form) (*rest.Response, error) {
 	at, err := es.ParsePosition(given.Get("changed_by"))
 	if err != nil {
 		return nil, err
 	}
-	rows, gone, err := a.engine.Changed(ctx, name, at)
+	rows, gone, err := a.engine.Changed(ctx, name, at, atLeast)
 	if err != nil {
 		return nil, err
 	}

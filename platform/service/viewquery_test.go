@@ -2,7 +2,10 @@ package service
 
 import (
 	"fmt"
+	"strings"
 	"testing"
+
+	"github.com/millrace/millrace/platform/projection"
 )
 
 // TestRangeBehindIndex asks for ranges of what comes after the parts of an index that have a value: the keys, if all have one.
@@ -42,5 +45,38 @@ func TestRangeBehindIndex(t *testing.T) {
 		if a.want(t, 200, &page); len(page.Rows) != tc.rows {
 			t.Errorf("%s: %d rows, want %d: %s", tc.query, len(page.Rows), tc.rows, a.body)
 		}
+	}
+}
+
+// TestChangedAtLeast: which rows an event changed is answered from a state that has the positions asked for, or refused; a row that the event
+// has yet to bring is not gone.
+//
+// G15: A query with Millrace-At-Least answers from a state that holds that position, or says not_caught_up.
+func TestChangedAtLeast(t *testing.T) {
+	r := launchWith(t, App{Roles: []Role{accounts("accounts"), balances("accounts")}}, true, "MILLRACE_EPHEMERAL=true", "MILLRACE_QUERY_WAIT_MAX=100ms")
+	views := r.host.engine(t, "accounts")
+	if err := views.Pause("accounts"); err != nil {
+		t.Fatal(err)
+	}
+	last := r.send("POST", "/v1/accounts/a-1/pay-in", `{"amount":1}`).want(t, 200, nil).header.Get("Millrace-Position")
+	ask := func(header ...string) reply {
+		t.Helper()
+		return r.send("GET", "/v1/views/accounts?changed_by="+last, "", header...)
+	}
+	if a := ask("Millrace-At-Least: " + last); a.status != 503 || !strings.Contains(a.body, projection.ErrNotCaughtUp.Code) {
+		t.Errorf("at least %s, of a view that does not have it: %d %s", last, a.status, a.body)
+	}
+	if a := ask().want(t, 200, nil); !strings.Contains(a.body, `"gone":["a-1"]`) {
+		t.Errorf("of what the view has: %s", a.body)
+	}
+	if err := views.Resume("accounts"); err != nil {
+		t.Fatal(err)
+	}
+	a := ask("Millrace-At-Least: " + last)
+	for late := 0; a.status == 503 && late < 100; late++ { // each waits for it
+		a = ask("Millrace-At-Least: " + last)
+	}
+	if a.want(t, 200, nil); !strings.Contains(a.body, `"key":"a-1"`) || !strings.Contains(a.body, `"gone":[]`) {
+		t.Errorf("of a view that has it: %s", a.body)
 	}
 }
