@@ -297,6 +297,87 @@ func TestPark(t *testing.T) {
 	}
 }
 
+// TestMissing: what a build answers at its positions can be told apart by the events that it does not have though they are before them: dead
+// letters that are applied or discarded change it, and move no position. It stays the same over a restart.
+func TestMissing(t *testing.T) {
+	var broken atomic.Bool
+	broken.Store(true)
+	v := ordersView()
+	v.OnError = es.Park
+	apply := v.Apply
+	v.Apply = func(row orderRow, e es.Envelope[change]) orderRow {
+		if e.Event.Kind == "poison" && !broken.Load() {
+			e.Event.Kind = "mended"
+		}
+		return apply(row, e)
+	}
+	r := newRig(t, 1)
+	add := func(p *Projector) error { return Add(p, v, Input[change]{r.log.topic, r.dec}) }
+	r.start(add)
+	ask := func(when string) (missing uint64, at string) {
+		t.Helper()
+		r.wait("orders")
+		page, err := r.p.List(t.Context(), "orders", Query{}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		state, err := r.p.Applied(t.Context(), "orders", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		row, err := r.p.Get(t.Context(), "orders", "o-1", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if state.Missing != page.Missing || row.Missing != page.Missing || state.Text != page.Applied.String() {
+			t.Errorf("%s: a page says %d at %s, a row %d, the state %d at %s", when, page.Missing, page.Applied, row.Missing, state.Missing, state.Text)
+		}
+		return page.Missing, page.Applied.String()
+	}
+	r.log.add(0, change{Kind: "placed", Order: "o-1"}, change{Kind: "placed", Order: "o-2"})
+	if got, _ := ask("nothing is missing"); got != 0 {
+		t.Errorf("nothing is missing: %d", got)
+	}
+	first := r.log.add(0, change{Kind: "poison", Order: "o-1"})
+	r.log.add(0, change{Kind: "poison", Order: "o-2"}, change{Kind: "confirmed", Order: "o-2"})
+	was, at := ask("parked")
+	seen := map[uint64]string{0: "nothing is missing", was: "parked"}
+	if was == 0 {
+		t.Error("three events are missing")
+	}
+	for _, step := range []struct {
+		what  string
+		do    func() error
+		other bool // others are missing then
+	}{
+		{"after a restart", func() error { r.close(); r.start(add); r.ready(); return nil }, false},
+		{"tried in vain", func() error { _, err := r.p.Retry(t.Context(), "orders", ""); return err }, false},
+		{"one discarded", func() error { _, err := r.p.Discard(t.Context(), "orders", first, "of no use"); return err }, true},
+		{"one discarded, after a restart", func() error { r.close(); r.start(add); r.ready(); return nil }, false},
+		{"the others applied", func() error {
+			broken.Store(false)
+			got, err := r.p.Retry(t.Context(), "orders", "")
+			if err == nil && got.Applied != 2 {
+				err = fmt.Errorf("%+v", got)
+			}
+			return err
+		}, true},
+		{"the others applied, after a restart", func() error { r.close(); r.start(add); r.ready(); return nil }, false},
+	} {
+		if err := step.do(); err != nil {
+			t.Fatalf("%s: %v", step.what, err)
+		}
+		got, where := ask(step.what)
+		if where != at {
+			t.Errorf("%s: at %s, before at %s", step.what, where, at)
+		}
+		if before, ok := seen[got]; step.other == ok || !step.other && got != was {
+			t.Errorf("%s: %d, before %d; %q", step.what, got, was, before)
+		}
+		seen[got], was = step.what, got
+	}
+}
+
 // A topics is several logs in memory as one journal.
 type topics map[string]*memLog
 

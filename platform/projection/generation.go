@@ -63,7 +63,9 @@ type shown struct {
 	number uint64 // of the batch with which it was reached, 1, 2, 3 … since the start
 	first  uint64 // the first batch with the same positions: dead letters change rows without moving them
 	slots  []slotShown
-	snap   *snapshot // nil = read whatever is committed
+	// missing stands for the events before slots that the rows do not have: dead letters, and those that were discarded.
+	missing uint64
+	snap    *snapshot // nil = read whatever is committed
 
 	once    sync.Once
 	written string // what text returns
@@ -197,7 +199,7 @@ func (g *generation) load() error {
 	if err := errors.Join(g.findSlots(), g.readCursors()); err != nil {
 		return fmt.Errorf("projection: view %s: %w", g.view.name, err)
 	}
-	g.show(&shown{slots: g.progress()})
+	g.show(&shown{slots: g.progress(), missing: g.letters.missing()})
 	return nil
 }
 
@@ -355,7 +357,7 @@ func (g *generation) complete() bool {
 func (g *generation) show(s *shown) {
 	old := g.shown.Load()
 	if old != nil && s.number == 0 {
-		s.number, s.first = old.number, old.first // the same state
+		s.number, s.first, s.missing = old.number, old.first, old.missing // the same state
 	}
 	g.shown.Store(s)
 	if old != nil && old.snap != nil {

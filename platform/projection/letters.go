@@ -2,6 +2,8 @@ package projection
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"sync"
@@ -46,6 +48,7 @@ type letters struct {
 	mu      sync.Mutex
 	streams map[string]*parked // by streamKey
 	total   int
+	sum     uint64 // of the marks of all, and of those that were discarded
 }
 
 type parked struct {
@@ -66,9 +69,19 @@ func (l *letters) read(r *store.Reader) error {
 		}
 		fresh.add(int(pair.Key[1]), []byte(letter.Stream), letter.Position)
 	}
+	for pair, err := range r.Scan(store.Prefix([]byte{discardSpace})) {
+		if err != nil {
+			return err
+		}
+		letter, err := parseLetter(pair.Value)
+		if err != nil {
+			return err
+		}
+		fresh.discard(letter.Position)
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.streams, l.total = fresh.streams, fresh.total
+	l.streams, l.total, l.sum = fresh.streams, fresh.total, fresh.sum
 	return nil
 }
 
@@ -115,6 +128,7 @@ func (l *letters) add(topic int, stream []byte, at es.Position) {
 	}
 	p.count++
 	l.total++
+	l.sum ^= mark(letterSpace, at)
 }
 
 // remove drops the first letter of a stream; next is the one after it, if there is one.
@@ -124,10 +138,32 @@ func (l *letters) remove(topic int, stream string, next es.Position) {
 	key := streamKey(topic, stream)
 	p := l.streams[key]
 	l.total--
+	l.sum ^= mark(letterSpace, p.first)
 	if p.count--; p.count == 0 {
 		delete(l.streams, key)
 	}
 	p.first = next
+}
+
+// discard notes that a letter that was removed is not applied at all.
+func (l *letters) discard(at es.Position) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.sum ^= mark(discardSpace, at)
+}
+
+// missing stands for the events that the rows do not have though the cursors are behind them: it is another one for others of them, and 0 if
+// there are none.
+func (l *letters) missing() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.sum
+}
+
+// mark stands for a letter in one of the spaces. A sum of marks must not be that of other letters nearby.
+func mark(space byte, at es.Position) uint64 {
+	sum := sha256.Sum256(append([]byte{space}, at.String()...))
+	return binary.BigEndian.Uint64(sum[:])
 }
 
 // A queued is a write about dead letters that is in the next batch.
@@ -486,6 +522,7 @@ func (p *Projector) Discard(ctx context.Context, view string, at es.Position, wh
 			return err
 		}
 		g.letters.remove(topic, found.Stream, next)
+		g.letters.discard(at)
 		g.fold.queue(queued{key: letterKey(discardSpace, topic, found.Stream, at.Offset), value: text})
 		return r.letter(topic, *found, true)
 	})

@@ -48,6 +48,7 @@ type Answer struct {
 	Text    string        // Applied as it is written
 	Lag     time.Duration // the age of the oldest event that is not applied; 0 = caught up
 	Build   string        // the build of the view that answers
+	Missing uint64        // stands for the events before Applied that the build does not have, for they are dead letters or were discarded; 0 = none
 }
 
 // A Query selects rows and says in which order they come: that of the index, rows of equal parts by key; without an index that of the
@@ -77,6 +78,7 @@ type Page struct {
 	Applied es.Positions
 	Lag     time.Duration
 	Build   string
+	Missing uint64 // as of an Answer
 }
 
 // A Count is how many rows a Query selects.
@@ -136,7 +138,7 @@ func (p *Projector) Get(ctx context.Context, view, key string, atLeast es.Positi
 	}
 	var a Answer
 	err = g.read(func(r *store.Reader, s *shown) error {
-		a = Answer{Applied: g.positions(s), Text: s.text(g), Lag: g.lag(s, time.Now()), Build: g.born.id()}
+		a = Answer{Applied: g.positions(s), Text: s.text(g), Lag: g.lag(s, time.Now()), Build: g.born.id(), Missing: s.missing}
 		var err error
 		a.Row, err = g.readRow(r, key)
 		return err
@@ -171,7 +173,7 @@ func (p *Projector) List(ctx context.Context, view string, q Query, atLeast es.P
 	err = g.read(func(r *store.Reader, s *shown) error {
 		var err error
 		page, err = x.page(r)
-		page.Applied, page.Lag, page.Build = g.positions(s), g.lag(s, time.Now()), g.born.id()
+		page.Applied, page.Lag, page.Build, page.Missing = g.positions(s), g.lag(s, time.Now()), g.born.id(), s.missing
 		return err
 	})
 	if err != nil {
@@ -553,7 +555,7 @@ func (p *Projector) Applied(ctx context.Context, view string, atLeast es.Positio
 		return Answer{}, err
 	}
 	s := g.shown.Load()
-	return Answer{Applied: g.positions(s), Text: s.text(g), Lag: g.lag(s, time.Now()), Build: g.born.id()}, nil
+	return Answer{Applied: g.positions(s), Text: s.text(g), Lag: g.lag(s, time.Now()), Build: g.born.id(), Missing: s.missing}, nil
 }
 
 // HeadersAt returns the header fields of the event at a position, which a row of the view names. Errors: ErrViewNotFound,

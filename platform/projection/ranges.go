@@ -93,6 +93,7 @@ func Merge(q *Query, pages []Page) Page {
 			out.Applied = out.Applied.With(pos)
 		}
 		out.Lag = max(out.Lag, pages[i].Lag)
+		out.Missing ^= pages[i].Missing
 		if last := pages[i].Last; last != nil && (end == nil || q.before(last, end)) {
 			end = last
 		}

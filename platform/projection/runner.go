@@ -350,7 +350,7 @@ func (r *runner) handOver() error {
 	r.events, r.waits, r.late = 0, nil, false
 	r.flying = true
 	last := r.g.shown.Load()
-	next := &shown{number: last.number + 1, first: last.first, slots: r.g.progress()}
+	next := &shown{number: last.number + 1, first: last.first, slots: r.g.progress(), missing: r.g.letters.missing()}
 	if next.reach() > last.reach() {
 		next.first = next.number
 	}

@@ -270,6 +270,7 @@ type rangePage struct {
 	Applied string     `json:"applied"`
 	Lag     float64    `json:"lag"` // seconds
 	Build   string     `json:"build"`
+	Missing uint64     `json:"missing,omitempty"`
 }
 
 type rangeRow struct {
@@ -386,7 +387,7 @@ func (a *viewAPI) rangePage(ctx context.Context, given url.Values, q projection.
 	if err != nil {
 		return rangePage{}, err
 	}
-	out = rangePage{Rows: make([]rangeRow, len(page.Rows)), Last: page.Last, Applied: page.Applied.String(), Lag: page.Lag.Seconds(), Build: page.Build}
+	out = rangePage{Rows: make([]rangeRow, len(page.Rows)), Last: page.Last, Applied: page.Applied.String(), Lag: page.Lag.Seconds(), Build: page.Build, Missing: page.Missing}
 	for i := range page.Rows {
 		out.Rows[i] = rowOf(&page.Rows[i])
 	}
@@ -523,7 +524,7 @@ func (d *dividedAPI) merge(q *projection.Query, pages []rangePage, version int) 
 	of := make([]projection.Page, len(pages))
 	builds := make([]string, len(pages))
 	for n, p := range pages {
-		of[n] = projection.Page{Last: p.Last, Lag: time.Duration(p.Lag * float64(time.Second)), Build: p.Build, Rows: make([]projection.Row, len(p.Rows))}
+		of[n] = projection.Page{Last: p.Last, Lag: time.Duration(p.Lag * float64(time.Second)), Build: p.Build, Missing: p.Missing, Rows: make([]projection.Row, len(p.Rows))}
 		builds[n] = p.Build
 		if of[n].Applied, err = positions(p.Applied); err != nil {
 			return page, state, err
@@ -539,7 +540,7 @@ func (d *dividedAPI) merge(q *projection.Query, pages []rangePage, version int) 
 	if page.Last != nil {
 		page.Next = d.engine.CursorAfter(d.view.name, version, q, page.Last)
 	}
-	return page, projection.Answer{Applied: page.Applied, Build: page.Build}, nil
+	return page, projection.Answer{Applied: page.Applied, Build: page.Build, Missing: page.Missing}, nil
 }
 
 // positions reads positions as they are told, "" = none.

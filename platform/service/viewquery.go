@@ -138,8 +138,8 @@ func (a *viewAPI) row(ctx context.Context, r *rest.Request) (*rest.Response, err
 		return nil, err
 	}
 	header := freshness(got.Text, got.Lag)
-	// Of another build the row may be another one, though the same event changed it last.
-	etag := `"` + got.Row.Position.String() + ";" + got.Build + form.tag() + `"`
+	// Of another build, or without a dead letter, the row may be another one, though the same event changed it last.
+	etag := `"` + got.Row.Position.String() + ";" + got.Build + missing(&got) + form.tag() + `"`
 	header["Etag"] = []string{etag}
 	if r.NoneMatch(etag) {
 		return &rest.Response{Status: http.StatusNotModified, Header: header}, nil
@@ -255,7 +255,7 @@ func (a *viewAPI) list(ctx context.Context, r *rest.Request) (*rest.Response, er
 	case given.Has("count"):
 		return a.count(ctx, name, query, atLeast)
 	}
-	// What a page is made of cannot have changed as long as nothing was applied.
+	// What a page is made of cannot have changed as long as nothing was applied, dead letters among it.
 	state, err := a.engine.Applied(ctx, name, atLeast)
 	if err != nil {
 		return nil, err
@@ -269,7 +269,7 @@ func (a *viewAPI) list(ctx context.Context, r *rest.Request) (*rest.Response, er
 	if err != nil {
 		return nil, err
 	}
-	return pageResponse(&page, form, projection.Answer{Applied: page.Applied, Build: page.Build})
+	return pageResponse(&page, form, projection.Answer{Applied: page.Applied, Build: page.Build, Missing: page.Missing})
 }
 
 // pageResponse returns the answer that a page is.
@@ -296,10 +296,18 @@ func pageResponse(page *projection.Page, form form, state projection.Answer) (_ 
 	return &rest.Response{Status: http.StatusOK, Header: header, Body: append(body, "}\n"...), ContentType: "application/json"}, nil
 }
 
-// tagOf returns the entity tag of everything that a build answers at its positions.
+// tagOf returns the entity tag of everything that a build answers at its positions. A dead letter that is applied moves none of them.
 func tagOf(state projection.Answer) string {
-	sum := sha256.Sum256([]byte(state.Build + " " + state.Applied.String()))
+	sum := sha256.Sum256([]byte(state.Build + " " + state.Applied.String() + missing(&state)))
 	return `W/"` + hex.EncodeToString(sum[:12]) + `"`
+}
+
+// missing tells answers apart that have the same events before them but not in them.
+func missing(state *projection.Answer) string {
+	if state.Missing == 0 {
+		return ""
+	}
+	return ";" + strconv.FormatUint(state.Missing, 16)
 }
 
 // count answers how many rows there are.
