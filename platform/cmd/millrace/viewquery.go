@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -195,7 +196,7 @@ func viewScanCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			accept := ""
+			accept, wants := "", "application/json"
 			if s.all {
 				if s.limit != 0 || s.cursor != "" || s.counted || s.changedBy != "" {
 					return service.ErrUsage.Because("--all goes with neither --limit, --cursor, --count nor --changed-by")
@@ -208,27 +209,45 @@ func viewScanCommand() *cobra.Command {
 				}
 				accept = avrofile.Media
 			}
+			if accept != "" {
+				wants = accept
+			}
 			resp, err := i.send(c.Context(), http.MethodGet, viewPath(args[0]), query, nil, asked(s.atLeast, accept))
 			if err != nil {
 				return err
 			}
 			defer resp.Body.Close()
-			tellFreshness(c, o, resp)
+			if media, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";"); media != wants {
+				return i.noRows(resp, fmt.Sprintf("with %q and not %s", media, wants))
+			}
 			if s.all {
+				tellFreshness(c, o, resp)
 				return exported(c, o, resp)
 			}
-			if o == "json" {
-				return copyJSON(c.OutOrStdout(), o, resp.Body)
+			text, err := io.ReadAll(io.LimitReader(resp.Body, mostAnswer))
+			if err != nil {
+				return errAnswer.Wrap(err)
 			}
 			var page struct {
-				Rows  []json.RawMessage `json:"rows"`
-				Gone  []string          `json:"gone"`
-				Next  string            `json:"next"`
-				Count *int64            `json:"count"`
-				More  bool              `json:"more"`
+				Rows  *[]json.RawMessage `json:"rows"`
+				Gone  []string           `json:"gone"`
+				Next  string             `json:"next"`
+				Count *int64             `json:"count"`
+				More  bool               `json:"more"`
 			}
-			if err := json.NewDecoder(io.LimitReader(resp.Body, mostAnswer)).Decode(&page); err != nil {
+			if err := json.Unmarshal(text, &page); err != nil {
 				return errAnswer.Wrap(err)
+			}
+			// The admin address has other documents at the same paths.
+			switch {
+			case s.counted && s.changedBy == "" && page.Count == nil:
+				return i.noRows(resp, "without a count")
+			case page.Rows == nil && page.Count == nil:
+				return i.noRows(resp, "without rows")
+			}
+			tellFreshness(c, o, resp)
+			if o == "json" {
+				return copyJSON(c.OutOrStdout(), o, bytes.NewReader(text))
 			}
 			if page.Count != nil {
 				fmt.Fprintln(c.OutOrStdout(), *page.Count)
@@ -236,7 +255,11 @@ func viewScanCommand() *cobra.Command {
 			if page.More {
 				fmt.Fprintln(c.ErrOrStderr(), "there may be more: only so many rows were looked at")
 			}
-			for _, row := range page.Rows {
+			var rows []json.RawMessage
+			if page.Rows != nil {
+				rows = *page.Rows
+			}
+			for _, row := range rows {
 				fmt.Fprintln(c.OutOrStdout(), string(row))
 			}
 			for _, key := range page.Gone {
@@ -261,30 +284,53 @@ func viewScanCommand() *cobra.Command {
 	return c
 }
 
-// exported copies rows as they come, or lines as a JSON document if that is asked for.
+// noRows returns the error that an answer is which is not one to a query.
+func (i *instance) noRows(resp *http.Response, how string) error {
+	return errAnswer.Because("%s answers %s: these are no rows of a view", resp.Request.URL, how).
+		WithFix("see that it is the address where queries are answered, not an admin address, and name it with %s", i.flag)
+}
+
+// exported copies rows as they come, or lines as a JSON document if that is asked for. How many there are follows what is whole: a connection
+// that ends without was cut off, maybe by something in between that does not say so.
 func exported(c *cobra.Command, o output, resp *http.Response) error {
 	w := c.OutOrStdout()
 	if o == "text" {
 		if _, err := io.Copy(w, resp.Body); err != nil {
 			return errAnswer.Because("the rows were cut off: this is not the whole").Wrap(err)
 		}
-		if n := resp.Trailer.Get("Millrace-Rows"); n != "" {
-			fmt.Fprintf(c.ErrOrStderr(), "%s rows\n", n)
+		n := resp.Trailer.Get("Millrace-Rows")
+		if n == "" {
+			return errUncounted()
 		}
+		fmt.Fprintf(c.ErrOrStderr(), "%s rows\n", n)
 		return nil
 	}
 	fmt.Fprint(w, `{"rows":[`)
 	d := json.NewDecoder(resp.Body)
-	for n := 0; d.More(); n++ {
+	n := 0
+	for {
 		var row json.RawMessage
-		if err := d.Decode(&row); err != nil {
+		err := d.Decode(&row)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
 			return errAnswer.Because("the rows were cut off after %d", n).Wrap(err)
 		}
-		if n > 0 {
+		if n++; n > 1 {
 			fmt.Fprint(w, ",")
 		}
 		fmt.Fprintf(w, "\n%s", row)
 	}
+	if resp.Trailer.Get("Millrace-Rows") != strconv.Itoa(n) {
+		return errUncounted()
+	}
 	fmt.Fprintln(w, "\n]}")
 	return nil
+}
+
+// errUncounted is why rows that were written may not be all.
+func errUncounted() error {
+	return errAnswer.Because("how many rows there are, the trailer Millrace-Rows, did not come after them: this may not be the whole").
+		WithFix("repeat it, and see that no proxy in between removes trailers")
 }
