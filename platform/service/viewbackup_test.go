@@ -181,6 +181,33 @@ func TestRestoreUsage(t *testing.T) {
 	}
 }
 
+// TestRestoreBesideDev restores into a directory that has only what bank dev keeps: not without --dev, nor is anything left there.
+func TestRestoreBesideDev(t *testing.T) {
+	app := App{Roles: []Role{accounts("accounts"), balances("accounts")}}
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "dev"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"--view", "accounts", "--file", "nowhere", "--data-dir", dir}
+	out, err := restoreCommand(t, app, args...)
+	if !errors.Is(err, ErrUsage) || !strings.Contains(fault.Line(err), "--dev") {
+		t.Errorf("%s, %v, want that --dev is named", out, err)
+	}
+	if there, err := os.ReadDir(dir); err != nil || len(there) != 1 {
+		t.Errorf("there are %v, %v", there, err)
+	}
+	if out, err := restoreCommand(t, app, append(args, "--dev")...); !errors.Is(err, store.ErrBackup) {
+		t.Errorf("with --dev: %s, %v", out, err)
+	}
+	// What is there already, or is made as the fix says, is restored into.
+	if err := os.MkdirAll(filepath.Join(dir, app.restorable()["accounts"].dir), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := restoreCommand(t, app, args...); !errors.Is(err, store.ErrBackup) {
+		t.Errorf("beside the data of another process: %s, %v", out, err)
+	}
+}
+
 // TestSnapshotRefused: the words of an instance that gives no snapshot are passed on.
 func TestSnapshotRefused(t *testing.T) {
 	peer := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

@@ -77,15 +77,26 @@ func (a App) restore(ctx context.Context, c Config, view, file string, dev bool,
 	case c.Ephemeral:
 		return ErrUsage.Because("nothing is kept with --ephemeral, so there is nothing to restore into")
 	}
-	if dev {
-		c.DataDir = filepath.Join(c.DataDir, "dev")
+	target := filepath.Join(c.DataDir, to.dir)
+	switch devData := filepath.Join(c.DataDir, "dev"); {
+	case dev:
+		target = filepath.Join(devData, to.dir)
+	case exists(devData) && !exists(target):
+		// It would be restored where no process looks.
+		return ErrUsage.Because("%s has the data of %s dev, and there is no %s", c.DataDir, a.Name, target).
+			WithFix("use --dev; or, if it is for a process that has nothing yet, make the directory %s first", target)
 	}
 	began := time.Now()
-	build, info, err := projection.RestoreView(ctx, filepath.Join(c.DataDir, to.dir), file, to.forms, store.Options{MemTable: memTable, Logger: newLogger(c, stderr)})
+	build, info, err := projection.RestoreView(ctx, target, file, to.forms, store.Options{MemTable: memTable, Logger: newLogger(c, stderr)})
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(stdout, "%s: build %s has the %d rows of %s, and answers from the next start on (%.1f s)\nat %s\n",
 		view, build, info.Rows, info.Created.Format(time.RFC3339), time.Since(began).Seconds(), info.Applied)
 	return nil
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
