@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/millrace/millrace/platform/fault"
 )
 
 // condemned is the file beside a database that says why it must not be opened any more.
@@ -58,6 +60,10 @@ func Quarantine(dir string, reason error) (moved string, err error) {
 		return "", err
 	}
 	if !held {
+		sent := sentinel{path: dir + ".sentinel"}
+		if e := fault.From(reason); e != nil && e.Error() == sent.missing(dir).Error() {
+			return "", reason // it says all of that already
+		}
 		return "", ErrDamaged.Because("%s is empty", dir).
 			WithFix("look whether the right disk is mounted and bring the data back; to begin anew and rebuild it from the log, remove %s", dir+".sentinel").Wrap(reason)
 	}

@@ -81,6 +81,10 @@ func TestQuarantineBounds(t *testing.T) {
 			t.Errorf("empty %v: moved to %s, %v", empty, moved, err)
 		}
 	}
+	_, found := Open(dir, Options{})
+	if _, err := Quarantine(dir, found); !errors.Is(err, ErrDamaged) || strings.Count(err.Error(), "is empty") != 1 {
+		t.Errorf("what Open found is said once: %v", err)
+	}
 	if err := Remove(dir); err != nil {
 		t.Fatal(err)
 	}

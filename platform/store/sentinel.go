@@ -40,6 +40,7 @@ func (s *sentinel) write(id []byte) error {
 	return nil
 }
 
+// missing is why a database that has a sentinel, and else nothing, is not opened.
 func (s *sentinel) missing(dir string) error {
 	return ErrDamaged.Because("%s is empty, but %s says that there was data in it", dir, s.path).
 		WithFix("look whether the right disk is mounted and bring the data back; to begin anew and rebuild it from the log, remove %s", s.path)
