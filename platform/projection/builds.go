@@ -3,6 +3,7 @@ package projection
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -392,6 +393,10 @@ func (v *view) find(id string) (*generation, error) {
 			return g, nil
 		}
 	}
+	if v.builds[v.ctl.Previous] != nil {
+		return nil, ErrBuildNotFound.Because("the view %s has no build beside the one that answers queries but %s, which answered before", v.name, v.ctl.Previous).
+			WithFix("name it: millrace view switch %[1]s %[2]s; or begin another one: millrace view rebuild %[1]s", v.name, v.ctl.Previous)
+	}
 	return nil, ErrBuildNotFound.Because("the view %s has no build beside the one that answers queries", v.name).WithFix("begin one: millrace view rebuild %s", v.name)
 }
 
@@ -568,12 +573,12 @@ func (p *Projector) Switch(name, id string, force bool) (now string, err error) 
 	if live == g {
 		return g.born.id(), nil
 	}
-	why := g.behind(live)
+	why, fix := g.behind(live), fmt.Sprintf("wait for it (millrace view wait %s), or use --force", name)
 	if g.born.Bounded {
-		why = "it has an end, and falls behind"
+		why, fix = "it has an end, and falls behind", fmt.Sprintf("use --force, or begin one without an end: millrace view rebuild %s", name)
 	}
 	if why != "" && !force {
-		return "", ErrBuild.Because("view %s, build %s: %s", name, g.born.id(), why).WithFix("wait for it (millrace view wait %s), or use --force", name)
+		return "", ErrBuild.Because("view %s, build %s: %s", name, g.born.id(), why).WithFix("%s", fix)
 	}
 	return g.born.id(), v.switchTo(g)
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/platform/es"
+	"github.com/millrace/millrace/platform/fault"
 )
 
 // version returns the orders view as a later version: with another field, and another index.
@@ -157,6 +158,9 @@ func TestBlueGreen(t *testing.T) {
 	at = r.log.add(0, change{Kind: "confirmed", Order: "o-new", Customer: "c-new"})
 	if now, err := r.p.Rollback("orders"); err != nil || now != "v1-1" {
 		t.Fatalf("rollback: %s, %v", now, err)
+	}
+	if _, err := r.p.Switch("orders", "", false); !errors.Is(err, ErrBuildNotFound) || !strings.Contains(fault.From(err).Fix, "millrace view switch orders v2-1;") {
+		t.Errorf("switched to none after the rollback: %v, want that the one that answered before is named", err)
 	}
 	if a, err = r.p.Get(t.Context(), "orders", "o-new", es.Positions{at}); err != nil || strings.Contains(string(a.Row.JSON), `"number":2`) {
 		t.Errorf("after the rollback: %s, %v", a.Row.JSON, err)
@@ -542,7 +546,7 @@ func TestUntil(t *testing.T) {
 	if _, err := r.p.Switch("orders", "v1-1", false); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.p.Switch("orders", byTime, false); !errors.Is(err, ErrBuild) {
+	if _, err := r.p.Switch("orders", byTime, false); !errors.Is(err, ErrBuild) || !strings.HasPrefix(fault.From(err).Fix, "use --force") {
 		t.Errorf("switched to a build with an end: %v", err)
 	}
 	for what, o := range map[string]Rebuild{"ahead": {Until: es.Positions{{TopicPartition: then[0].TopicPartition, Offset: 1 << 40}}}, "other topic": {Until: es.Positions{{TopicPartition: es.TopicPartition{Topic: "x"}}}}, "no such version": {Version: 9}, "an end and a switch": {Until: then, Switch: true}} {
@@ -571,8 +575,11 @@ func TestPause(t *testing.T) {
 		if _, err := r.p.Get(t.Context(), "orders", "o-00001", nil); err != nil {
 			t.Error(err)
 		}
-		if _, err := r.p.Get(t.Context(), "orders", "o-late", es.Positions{at}); !errors.Is(err, ErrNotCaughtUp) {
+		if _, err := r.p.Get(t.Context(), "orders", "o-late", es.Positions{at}); !errors.Is(err, ErrNotCaughtUp) || !strings.Contains(err.Error(), "is paused at") || fault.From(err).Fix != "resume it: millrace view resume orders" {
 			t.Errorf("paused: %v", err)
+		}
+		if _, err := r.p.Get(t.Context(), Of("orders", "v1-1"), "o-late", nil); !errors.Is(err, ErrRowNotFound) || !strings.Contains(err.Error(), `view orders, key "o-late"`) {
+			t.Errorf("from a build: %v", err)
 		}
 		if _, err := r.p.Retry(t.Context(), "orders", ""); err != nil {
 			t.Errorf("nothing to retry: %v", err)

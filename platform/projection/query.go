@@ -144,7 +144,7 @@ func (p *Projector) Get(ctx context.Context, view, key string, atLeast es.Positi
 		return err
 	})
 	if isNotFound(err) {
-		return a, ErrRowNotFound.Because("view %s, key %q", view, key)
+		return a, ErrRowNotFound.Because("view %s, key %q", g.view.name, key)
 	}
 	if err != nil {
 		return Answer{}, err

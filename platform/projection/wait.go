@@ -129,6 +129,10 @@ func (g *generation) verdict(w *waiter) error {
 		return ErrNotCaughtUp.Because("the view %s has halted: %s", g.view.name, at.halt).
 			WithFix("correct the view's code and start it again").After(30 * time.Second)
 	}
+	if g.view.seen.Load().ctl.Paused {
+		return ErrNotCaughtUp.Because("the view %s is paused at %s/%d@%d, asked was %s", g.view.name, missing.Topic, missing.Partition, at.next-1, missing).
+			WithFix("resume it: millrace view resume %s", g.view.name).After(retryAfter)
+	}
 	if g.code == nil {
 		return ErrNotCaughtUp.Because("the view %s is answered from version %d until its new version is built", g.view.name, g.born.Version).After(retryAfter)
 	}
