@@ -387,6 +387,25 @@ func TestNobodyAnswers(t *testing.T) {
 	}
 }
 
+// TestPublicAddress: where queries are answered there is nothing at the paths of the admin address.
+func TestPublicAddress(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusNotFound)
+		fmt.Fprintf(w, `{"title":"there is nothing at this path","status":404,"detail":%q,"code":"route_not_found","fix":"GET /openapi.json lists what is here"}`, r.URL.Path)
+	}))
+	defer s.Close()
+	for _, args := range []string{"view ls", "view describe orders"} {
+		_, talk, status := millrace("", append(strings.Fields(args), "--admin-url", s.URL)...)
+		if status != 1 || !strings.Contains(talk, "see that this is the admin address of a projector") || !strings.Contains(talk, "--admin-url or MILLRACE_ADMIN_URL [route_not_found]") {
+			t.Errorf("%s: status %d, %s", args, status, talk)
+		}
+	}
+	_, talk, status := millrace("", "view", "get", "orders", "o-1", "--url", s.URL)
+	if status != 1 || !strings.Contains(talk, "GET /openapi.json") {
+		t.Errorf("view get: status %d, %s", status, talk)
+	}
+}
+
 func TestBars(t *testing.T) {
 	b := projection.BuildStatus{ID: "v3-1", State: "building", Records: 3000, Progress: 0.25, Rate: 512, ETASeconds: 5.9}
 	for n, next := range []int64{1000, 0, 500} {

@@ -146,6 +146,11 @@ func (i *instance) problem(resp *http.Response) error {
 	if err != nil || json.Unmarshal(text, &p) != nil || p.Code == "" {
 		return errAnswer.Because("%s answers %s", resp.Request.URL, resp.Status).WithFix("see that a projector listens there, and name its address with %s", i.flag)
 	}
+	if p.Code == rest.ErrRouteNotFound.Code && strings.HasPrefix(i.flag, "--admin-url") {
+		// What is asked there is at every projector's admin address.
+		p.Detail = fmt.Sprintf("%s answers that for %s", i.base, resp.Request.URL.Path)
+		p.Fix = fmt.Sprintf("see that this is the admin address of a projector, not where queries are answered, and name it with %s", i.flag)
+	}
 	return faultOf(&p)
 }
 
