@@ -99,12 +99,12 @@ const maxBody = 1 << 30
 func denied(addr string, resp *http.Response) error {
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, 4<<10)) // what cannot be read of an explanation is not missed
 	why := resp.Status
-	var problem struct{ Title, Detail string }
+	var problem struct{ Title, Detail, Fix string }
 	if json.Unmarshal(text, &problem) == nil && problem.Title != "" {
 		why = strings.TrimSuffix(problem.Title+": "+problem.Detail, ": ")
 	}
 	if resp.StatusCode == http.StatusServiceUnavailable {
 		return ErrUnsent.Because("%s: %s", addr, why)
 	}
-	return ErrRefused.Because("%s: %s", addr, why).Wrap(ErrUnsent)
+	return ErrRefused.Because("%s: %s", addr, why).WithFix("%s", problem.Fix).Wrap(ErrUnsent)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -15,6 +16,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -259,6 +261,55 @@ func TestCredentials(t *testing.T) {
 	if _, err := pool(t, PoolOptions{Sign: func(*http.Request) error { return lost }}).Do(within(t, wait), addr, place()); !errors.Is(err, ErrRefused) || !errors.Is(err, lost) || !Unsent(err) {
 		t.Errorf("without a key: %v", err)
 	}
+}
+
+// TestRefusedOften: that a peer is refused is logged once in a while, and again when the reason is another one.
+func TestRefusedOften(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		why := "another secret"
+		var log bytes.Buffer
+		s := NewServer(echo, ServerOptions{
+			Authorize: func(*http.Request) error { return errStranger.Because("%s", why).WithFix("share it") },
+			Logger:    slog.New(slog.NewTextHandler(&log, nil)),
+		})
+		try := func(addr, instance string) {
+			r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, Path, nil)
+			r.RemoteAddr = addr
+			for name, value := range map[string]string{"Connection": "Upgrade", "Upgrade": protocol, instanceHeader: instance} {
+				r.Header.Set(name, value)
+			}
+			w := httptest.NewRecorder()
+			s.ServeHTTP(w, r)
+			if w.Code != http.StatusForbidden || !strings.Contains(w.Body.String(), `"fix":"share it"`) {
+				t.Errorf("%d %s", w.Code, w.Body)
+			}
+		}
+		lines := func(want int, what string) {
+			t.Helper()
+			if got := strings.Count(log.String(), "a peer was refused"); got != want {
+				t.Errorf("%s: %d lines, want %d:\n%s", what, got, want, log.String())
+			}
+		}
+		for port := range 50 {
+			try(fmt.Sprint("10.0.0.1:", 4000+port), "shop-1")
+		}
+		lines(1, "often")
+		try("10.0.0.1:1", "shop-2")
+		try("10.0.0.2:1", "shop-1")
+		lines(3, "others")
+		why = "no secret"
+		try("10.0.0.1:1", "shop-1")
+		lines(4, "another reason")
+		time.Sleep(refusedEvery)
+		try("10.0.0.1:1", "shop-1")
+		lines(5, "later")
+		for n := range 3 * refusedMost {
+			try("10.0.0.3:1", fmt.Sprint("x-", n))
+		}
+		if len(s.refused) > refusedMost {
+			t.Errorf("%d refused peers are remembered", len(s.refused))
+		}
+	})
 }
 
 func TestLoopbackOnly(t *testing.T) {

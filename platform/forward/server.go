@@ -36,6 +36,7 @@ type Server struct {
 
 	mu       sync.Mutex
 	slots    map[string]*slot
+	refused  map[string]time.Time // when it was logged last, by peer and reason
 	draining bool
 	empty    chan struct{} // closed when the last session ended; made by those who wait
 }
@@ -63,7 +64,7 @@ func NewServer(next http.Handler, o ServerOptions) *Server {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Server{o: o, next: next, answers: sync.Pool{New: newAnswer}, slots: map[string]*slot{}}
+	return &Server{o: o, next: next, answers: sync.Pool{New: newAnswer}, slots: map[string]*slot{}, refused: map[string]time.Time{}}
 }
 
 var errStranger = fault.New(fault.Forbidden, "forward_forbidden", "only instances of this service may forward requests")
@@ -80,7 +81,9 @@ func loopbackOnly(r *http.Request) error {
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h, status, err := s.hello(r)
 	if err != nil {
-		s.o.Logger.Warn("a peer was refused", "peer", r.RemoteAddr, "instance", fmt.Sprintf("%.256q", r.Header.Get(instanceHeader)), "error", err.Error())
+		if instance := fmt.Sprintf("%.256q", r.Header.Get(instanceHeader)); s.tells(r.RemoteAddr, instance, err) {
+			s.o.Logger.Warn("a peer was refused", "peer", r.RemoteAddr, "instance", instance, "error", fault.Line(err))
+		}
 		refuse(w, status, err)
 		return
 	}
@@ -99,6 +102,30 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	n.serve(r, conn, buffered, h.body)
+}
+
+const (
+	// refusedEvery is how often at most it is logged that the same peer is refused for the same reason: it tries again several times a second.
+	refusedEvery = 10 * time.Second
+	// refusedMost bounds how many refused peers are remembered, for anybody can be one under any name.
+	refusedMost = 1000
+)
+
+// tells reports whether it is to be logged that a peer was refused.
+func (s *Server) tells(addr, instance string, err error) bool {
+	host, _, _ := net.SplitHostPort(addr) // each time it comes from another port
+	key := host + " " + instance + " " + err.Error()
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if told, ok := s.refused[key]; ok && now.Sub(told) < refusedEvery {
+		return false
+	}
+	if len(s.refused) >= refusedMost {
+		clear(s.refused)
+	}
+	s.refused[key] = now
+	return true
 }
 
 // A hello is what a handshake says.
@@ -162,9 +189,10 @@ func refuse(w http.ResponseWriter, status int, err error) {
 		Status int    `json:"status"`
 		Detail string `json:"detail,omitempty"`
 		Code   string `json:"code"`
+		Fix    string `json:"fix,omitempty"`
 	}{Type: "about:blank", Title: http.StatusText(status), Status: status, Code: "internal"}
 	if e := fault.From(err); e != nil && e.Kind != fault.Internal {
-		p.Type, p.Title, p.Detail, p.Code = "urn:millrace:problem:"+e.Code, e.Title, e.Detail, e.Code
+		p.Type, p.Title, p.Detail, p.Code, p.Fix = "urn:millrace:problem:"+e.Code, e.Title, e.Detail, e.Code, e.Fix
 	}
 	body, err := json.Marshal(p)
 	if err != nil {

@@ -753,6 +753,33 @@ func TestDividedUpgradeOneCopy(t *testing.T) {
 
 // TestDividedSecrets: with a secret, what instances say to each other means nothing from a stranger, and an application that does not let
 // everybody read is not divided without one.
+// TestDividedOtherSecret: an instance that does not share the secret of the others is told so by whoever asks it for what it cannot have.
+func TestDividedOtherSecret(t *testing.T) {
+	b := newBank(t)
+	one := b.start("", 1, "MILLRACE_VIEW_COPIES=1", "MILLRACE_PEER_TOKEN=s3cret")
+	b.settles(1, one)
+	other := b.start("", 1, "MILLRACE_VIEW_COPIES=1", "MILLRACE_PEER_TOKEN=another")
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		var p struct{ Code, Fix string }
+		a := other.send("GET", "/v1/views/purses", "")
+		if err := json.Unmarshal([]byte(a.body), &p); err != nil {
+			t.Fatal(err)
+		}
+		if a.status == http.StatusServiceUnavailable && p.Code == ErrRange.Code && strings.Contains(p.Fix, "MILLRACE_PEER_TOKEN") {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatalf("%d %s, want that the secret is named", a.status, a.body)
+		}
+	}
+}
+
 func TestDividedSecrets(t *testing.T) {
 	h := newHost(App{Name: "bank"}, Config{PeerToken: "s3cret"}, slog.New(slog.DiscardHandler))
 	defer h.close()

@@ -1,6 +1,7 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"crypto/subtle"
 	"encoding/hex"
@@ -50,6 +51,7 @@ type spreader struct {
 	mu      sync.RWMutex
 	held    map[int]*heldRange
 	others  map[string][]heldAnswer // by address, of instances that answer
+	refused string                  // what helps if one of the others does not take this instance for one of them
 	members []string                // where a range should be; this instance is among them unless it leaves
 	gone    map[string]time.Time    // since when members are not there any more
 	back    map[int]*setback        // ranges that should be here and cannot be taken just now
@@ -401,7 +403,7 @@ func (s *spreader) ask(ctx context.Context) {
 	s.mu.RLock()
 	members := slices.DeleteFunc(slices.Clone(s.members), func(m string) bool { return m == s.h.advertise })
 	s.mu.RUnlock()
-	found := make([][]heldAnswer, len(members))
+	found, errs := make([][]heldAnswer, len(members)), make([]error, len(members))
 	var all sync.WaitGroup
 	for i, m := range members {
 		all.Go(func() {
@@ -412,19 +414,23 @@ func (s *spreader) ask(ctx context.Context) {
 				err = fmt.Errorf("it answers %d", got.Status)
 			}
 			if err != nil {
+				errs[i] = err
 				s.h.logger.Debug("an instance does not say which ranges it has", "address", m, "error", err)
 			}
 		})
 	}
 	all.Wait()
-	others := map[string][]heldAnswer{}
+	others, refused := map[string][]heldAnswer{}, ""
 	for i, m := range members {
 		if found[i] != nil {
 			others[m] = found[i]
 		}
+		if errors.Is(errs[i], forward.ErrRefused) {
+			refused = cmp.Or(refused, fault.From(errs[i]).Fix)
+		}
 	}
 	s.mu.Lock()
-	s.others = others
+	s.others, s.refused = others, refused
 	s.mu.Unlock()
 }
 
@@ -805,9 +811,16 @@ type viewRoute struct {
 // chart finds the routes of all views anew.
 func (s *spreader) chart() map[string]*viewRoute {
 	have := s.everybody()
+	s.mu.RLock()
+	refused := s.refused
+	s.mu.RUnlock()
 	all := map[string]*viewRoute{}
 	for _, v := range newest(s.views) {
-		all[v.name] = chart(v.name, s.ranges, have)
+		r := chart(v.name, s.ranges, have)
+		if e := fault.From(r.err); e != nil && refused != "" {
+			r.err = e.WithFix("%s", refused) // who refuses this instance may well have what is missing
+		}
+		all[v.name] = r
 	}
 	s.routes.Store(&all)
 	return all
@@ -876,7 +889,8 @@ func chart(view string, ranges int, have map[string][]heldAnswer) *viewRoute {
 		}
 	}
 	if len(missing) > 0 {
-		r.err = ErrRange.Because("no instance has the ranges %s of the view %s ready", strings.Join(missing, ", "), view).After(time.Second)
+		r.err = ErrRange.Because("no instance has the ranges %s of the view %s ready", strings.Join(missing, ", "), view).
+			WithFix("start the instances that are away; millrace view ranges %s says which ranges are where", view).After(time.Second)
 	}
 	return r
 }

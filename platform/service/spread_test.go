@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/platform/es"
+	"github.com/millrace/millrace/platform/fault"
 	"github.com/millrace/millrace/platform/projection"
 	"github.com/millrace/millrace/platform/registry"
 	"github.com/millrace/millrace/platform/rest"
@@ -186,6 +187,9 @@ func TestChartMissing(t *testing.T) {
 	r := chart("orders", 3, map[string][]heldAnswer{"": parseHeld(t, "0:v2-1* v1-1"), "b": parseHeld(t, "2:v1-3*")})
 	if r.err == nil || len(r.of[0]) != 1 || r.of[0][0].build != "v1-1" || len(r.of[1]) != 0 || len(r.of[2]) != 1 || r.version != 1 {
 		t.Errorf("%+v", r)
+	}
+	if e := fault.From(r.err); e == nil || !strings.Contains(e.Fix, "millrace view ranges orders") {
+		t.Errorf("%v has no fix", r.err)
 	}
 }
 
