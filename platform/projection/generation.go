@@ -339,6 +339,14 @@ func (g *generation) limit(slot int) int64 {
 	return (*until)[slot]
 }
 
+// wanted returns the offset from which on nobody expects a slot's events: the limit, unless it answers queries, which are late then.
+func (g *generation) wanted(slot int) int64 {
+	if live, _ := g.view.serving(); live == g {
+		return 1<<63 - 1
+	}
+	return g.limit(slot)
+}
+
 // complete reports whether all that is to be applied is.
 func (g *generation) complete() bool {
 	until := g.until.Load()
@@ -422,7 +430,7 @@ func (g *generation) slotLag(s *shown, n int, now time.Time) (end int64, lag tim
 	var oldest time.Time
 	if pt := g.parts[n].Load(); pt != nil {
 		end, oldest = pt.oldest(at.next)
-		end = min(end, g.limit(n)) // what it is not to have does not make it late
+		end = min(end, g.wanted(n)) // what it is not to have does not make it late
 	}
 	switch {
 	case at.halt != nil:

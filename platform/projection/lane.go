@@ -40,7 +40,6 @@ func (l *lane) add(g *generation, careful int) error {
 	if err := g.readCursors(); err != nil {
 		return fmt.Errorf("projection: view %s: %w", g.view.name, err)
 	}
-	g.paused.Store(nil) // why a lane before it did not go on
 	l.runners = append(l.runners, newRunner(g, l, careful))
 	for n, tp := range g.slots {
 		topic := g.topicOf(n)

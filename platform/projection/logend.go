@@ -57,9 +57,9 @@ func (p *Projector) lookAtEnds(ctx context.Context) {
 	}
 }
 
-// rests reports whether a slot is not kept up to date, though it could be.
+// rests reports whether a slot is not kept up to date, though it could be, or has an end and answers queries all the same.
 func (g *generation) rests(n int) bool {
-	return g.code != nil && g.runner.Load() == nil && g.shown.Load().slots[n].next < g.limit(n)
+	return g.code != nil && g.runner.Load() == nil && g.shown.Load().slots[n].next < g.wanted(n)
 }
 
 // lookAtEnd has what is known of a slot that rests be what the log says: where it ends, and when the first record was appended that is not applied.

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -402,4 +403,48 @@ func TestAddRefuses(t *testing.T) {
 			t.Errorf("row type %s: %v, want ErrView", what, err)
 		}
 	}
+}
+
+// TestLagOfAnEnd: a build that has an end is late for what comes after it once it answers queries, and not before.
+func TestLagOfAnEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 1)
+		r.start(r.views()[0])
+		at := r.log.add(0, change{Kind: "placed", Order: "o-1"})
+		r.wait("orders")
+		id, err := r.p.Rebuild(t.Context(), "orders", Rebuild{Until: es.Positions{at}, Force: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.build("orders", id)
+		r.log.add(0, change{Kind: "confirmed", Order: "o-1"})
+		r.wait("orders")
+		time.Sleep(time.Minute)
+		lag := func() (time.Duration, int64) {
+			a, err := r.p.Get(t.Context(), Of("orders", id), "o-1", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			st, err := r.p.StatusOf("orders")
+			if err != nil {
+				t.Fatal(err)
+			}
+			i := slices.IndexFunc(st.Builds, func(b BuildStatus) bool { return b.ID == id })
+			if st.Builds[i].State != Complete {
+				t.Errorf("it is %s", st.Builds[i].State)
+			}
+			return a.Lag, st.Builds[i].Records
+		}
+		if age, n := lag(); age != 0 || n != 0 {
+			t.Errorf("beside the one that answers: lag %v, %d records, want none", age, n)
+		}
+		if _, err := r.p.Switch("orders", id, true); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if age, n := lag(); age < 2*time.Minute || n != 1 {
+			t.Errorf("it answers: lag %v, %d records, want two minutes and one", age, n)
+		}
+		r.close()
+	})
 }

@@ -111,7 +111,9 @@ func (g *generation) status(now time.Time, paused bool) BuildStatus {
 	st := BuildStatus{ID: g.born.id(), Version: g.born.Version, Created: g.born.Created, Topics: g.shape.Topics, Indexes: g.shape.names(), Until: g.born.Until,
 		Applied: g.positions(s), CaughtUp: g.reached.Load(), Rate: g.applied.perSecond(now), Letters: g.letters.count(), Bytes: g.db.Size()}
 	var next, end int64
+	ended := true
 	for n, at := range s.slots {
+		ended = ended && at.next >= g.limit(n)
 		ps := PartitionStatus{Topic: g.slots[n].Topic, Partition: g.slots[n].Partition, Next: at.next, State: Running}
 		ps.End, ps.Lag = g.slotLag(s, n, now)
 		ps.Seconds = ps.Lag.Seconds()
@@ -139,7 +141,7 @@ func (g *generation) status(now time.Time, paused bool) BuildStatus {
 	switch {
 	case g.code == nil:
 		st.State, st.Why = Frozen, "the program does not have this version any more"
-	case g.until.Load() != nil && next == end && st.CaughtUp:
+	case g.until.Load() != nil && ended && st.CaughtUp:
 		st.State = Complete
 	case paused:
 		st.State = Paused
