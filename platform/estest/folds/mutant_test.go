@@ -56,7 +56,7 @@ var allMutants = []broken{
 	{"a dead letter is removed 20 ms after its event is applied", "TestKills", false, []mutant.Edit{{lettersGo,
 		"\t\t\t// With its removal in the same transaction.\n", "\t\t\tif err := r.flush(); err != nil {\n\t\t\t\treturn err\n\t\t\t}\n\t\t\ttime.Sleep(20 * time.Millisecond)\n"}}},
 	{"dead letters are forgotten over a restart", "TestKills", false, []mutant.Edit{{lettersGo,
-		"\tl.streams, l.total = fresh.streams, fresh.total\n", "\tl.streams, l.total = map[string]*parked{}, 0\n"}}},
+		"\tl.streams, l.total, l.sum = fresh.streams, fresh.total, fresh.sum\n", "\tl.streams, l.total = map[string]*parked{}, 0\n"}}},
 	{"an event that failed leaves traces", "TestKills", false, []mutant.Edit{{carefulGo, "\t\t\terr = errors.Join(err, t.undo())\n", "\t\t\t_ = t\n"}}},
 	{"a unique value is only known while it is in memory", "TestKills", false, []mutant.Edit{{uniqueGo,
 		"\tif o, ok := s.owners[ownerKey(index, value)]; ok {\n", "\tif o, ok := s.owners[ownerKey(index, value)]; ok || len(s.owners) >= 0 {\n"}}},

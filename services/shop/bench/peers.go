@@ -71,6 +71,9 @@ func (p *plan) peersOn(ctx context.Context, kafka string) (rows []row, err error
 	if err := l.fill(ctx, p.times(2_000_000, 200_000)); err != nil {
 		return nil, err
 	}
+	if err := l.warm(ctx); err != nil {
+		return nil, err
+	}
 	binary := func(name string) string { return filepath.Join(filepath.Dir(p.shop), "peers", name) }
 	streams := func(topic, guarantee string) func(context.Context, string, string, bool) *exec.Cmd {
 		return func(ctx context.Context, id, dir string, forget bool) *exec.Cmd {
@@ -232,8 +235,9 @@ func fetchInto(ctx context.Context, url, path string) error {
 	return errors.Join(err, f.Close())
 }
 
-// rest waits until the broker has nothing left to do.
+// rest waits until the broker has nothing left to do, and the disk neither.
 func rest(ctx context.Context, broker int) error {
+	flush()
 	return settle(ctx, &process{cmd: &exec.Cmd{Process: &os.Process{Pid: broker}}})
 }
 

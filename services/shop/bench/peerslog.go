@@ -131,6 +131,41 @@ func (l *ledger) part(env es.Envelope[amounts.Event]) int32 {
 	return eventlog.PartitionOf(env.Stream, l.topic.Partitions)
 }
 
+// warm reads all that is in both topics: the broker's JVM compiles what it answers a fetch with, which nobody is to pay for who comes first.
+func (l *ledger) warm(ctx context.Context) error {
+	for _, topic := range []eventlog.Topic{l.topic, l.plain} {
+		ends, err := l.log.Ends(ctx, topic)
+		if err != nil {
+			return err
+		}
+		left := map[es.TopicPartition]int64{}
+		var from []eventlog.Cursor
+		for n, end := range ends {
+			if c := topic.Start(int32(n)); end > 0 {
+				from, left[c.TopicPartition] = append(from, c), end
+			}
+		}
+		src, err := l.log.NewSource(ctx, from...)
+		if err != nil {
+			return err
+		}
+		for len(left) > 0 && err == nil {
+			var fetched []eventlog.Fetched
+			fetched, err = src.Poll(ctx)
+			for _, f := range fetched {
+				if tp := f.Cursor.TopicPartition; f.Cursor.Next >= left[tp] {
+					delete(left, tp)
+				}
+			}
+		}
+		src.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // fill appends so many events to both topics. It is for the beginning.
 func (l *ledger) fill(ctx context.Context, events int) (err error) {
 	for range events {
