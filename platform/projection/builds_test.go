@@ -63,6 +63,21 @@ func (r *rig) live(view string) string {
 	return st.Live
 }
 
+// turns waits until a build answers queries.
+func (r *rig) turns(view, id string) {
+	r.t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	late := time.After(time.Minute)
+	for r.live(view) != id {
+		select {
+		case <-tick.C:
+		case <-late:
+			r.t.Fatalf("%s answers for %s, not %s", r.live(view), view, id)
+		}
+	}
+}
+
 // TestBlueGreen builds a new version beside the one that serves, while events come in: the old one answers until the new one is switched
 // to, both are kept up to date, and one can go back and forth; positions and cursors that clients hold stay good.
 //

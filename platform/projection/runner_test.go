@@ -116,18 +116,8 @@ func TestSwitchesWhenAbreast(t *testing.T) {
 	if _, err := r.p.Switch("orders", "v1-2", false); !errors.Is(err, ErrBuild) {
 		t.Errorf("a build that is far behind is switched to: %v", err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for r.live("orders") != "v1-2" {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			t.Fatal("it does not take over")
-		}
-	}
-	if _, err := r.p.Get(WithPatience(ctx, time.Second), "orders", "p-01499", had); err != nil {
+	r.turns("orders", "v1-2")
+	if _, err := r.p.Get(WithPatience(t.Context(), time.Second), "orders", "p-01499", had); err != nil {
 		t.Errorf("a position that queries had before the switch: %v", err)
 	}
 }
