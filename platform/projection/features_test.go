@@ -24,6 +24,20 @@ type seat struct {
 	Email string    `json:"email,omitempty"`
 }
 
+// parkingView parks what is poison as long as it is broken, and applies it afterwards.
+func parkingView(broken *atomic.Bool) es.View[orderRow, change] {
+	v := ordersView()
+	v.OnError = es.Park
+	apply := v.Apply
+	v.Apply = func(row orderRow, e es.Envelope[change]) orderRow {
+		if e.Event.Kind == "poison" && !broken.Load() {
+			e.Event.Kind = "mended"
+		}
+		return apply(row, e)
+	}
+	return v
+}
+
 // seatsView has an event "taken" or "left" change the rows of all customers that it names, comma separated.
 func seatsView(policy es.Policy) es.View[seat, change] {
 	return es.View[seat, change]{
@@ -191,18 +205,7 @@ func TestUnique(t *testing.T) {
 func TestPark(t *testing.T) {
 	var broken atomic.Bool
 	broken.Store(true)
-	view := func() es.View[orderRow, change] {
-		v := ordersView()
-		v.OnError = es.Park
-		apply := v.Apply
-		v.Apply = func(row orderRow, e es.Envelope[change]) orderRow {
-			if e.Event.Kind == "poison" && !broken.Load() {
-				e.Event.Kind = "mended"
-			}
-			return apply(row, e)
-		}
-		return v
-	}
+	view := func() es.View[orderRow, change] { return parkingView(&broken) }
 	for _, behind := range []bool{false, true} {
 		t.Run(fmt.Sprint("behind=", behind), func(t *testing.T) {
 			broken.Store(true)
@@ -302,15 +305,7 @@ func TestPark(t *testing.T) {
 func TestMissing(t *testing.T) {
 	var broken atomic.Bool
 	broken.Store(true)
-	v := ordersView()
-	v.OnError = es.Park
-	apply := v.Apply
-	v.Apply = func(row orderRow, e es.Envelope[change]) orderRow {
-		if e.Event.Kind == "poison" && !broken.Load() {
-			e.Event.Kind = "mended"
-		}
-		return apply(row, e)
-	}
+	v := parkingView(&broken)
 	r := newRig(t, 1)
 	add := func(p *Projector) error { return Add(p, v, Input[change]{r.log.topic, r.dec}) }
 	r.start(add)

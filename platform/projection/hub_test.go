@@ -176,15 +176,7 @@ func TestWatchRetried(t *testing.T) {
 	var broken atomic.Bool
 	broken.Store(true)
 	r := newRig(t, 1)
-	view := ordersView()
-	view.OnError = es.Park
-	apply := view.Apply
-	view.Apply = func(row orderRow, e es.Envelope[change]) orderRow {
-		if e.Event.Kind == "poison" && !broken.Load() {
-			e.Event.Kind = "mended"
-		}
-		return apply(row, e)
-	}
+	view := parkingView(&broken)
 	r.start(func(p *Projector) error { return Add(p, view, Input[change]{r.log.topic, r.dec}) })
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"iter"
 	"sync"
 	"time"
 
@@ -59,30 +60,44 @@ type parked struct {
 // read sets l to what the store has.
 func (l *letters) read(r *store.Reader) error {
 	fresh := letters{streams: map[string]*parked{}}
-	for pair, err := range r.Scan(store.Prefix([]byte{letterSpace})) {
+	for l, err := range scanLetters(r, []byte{letterSpace}) {
 		if err != nil {
 			return err
 		}
-		letter, err := parseLetter(pair.Value)
-		if err != nil {
-			return err
-		}
-		fresh.add(int(pair.Key[1]), []byte(letter.Stream), letter.Position)
+		fresh.add(l.topic, []byte(l.Stream), l.Position)
 	}
-	for pair, err := range r.Scan(store.Prefix([]byte{discardSpace})) {
+	for l, err := range scanLetters(r, []byte{discardSpace}) {
 		if err != nil {
 			return err
 		}
-		letter, err := parseLetter(pair.Value)
-		if err != nil {
-			return err
-		}
-		fresh.discard(letter.Position)
+		fresh.discard(l.Position)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.streams, l.total, l.sum = fresh.streams, fresh.total, fresh.sum
 	return nil
+}
+
+// A stored is a letter as the store has it.
+type stored struct {
+	topic int
+	Letter
+}
+
+// scanLetters yields the letters whose keys begin with prefix; an error is the last it yields.
+func scanLetters(r *store.Reader, prefix []byte) iter.Seq2[stored, error] {
+	return func(yield func(stored, error) bool) {
+		for pair, err := range r.Scan(store.Prefix(prefix)) {
+			var l stored
+			if err == nil {
+				l.topic = int(pair.Key[1])
+				l.Letter, err = parseLetter(pair.Value)
+			}
+			if !yield(l, err) || err != nil {
+				return
+			}
+		}
+	}
 }
 
 func parseLetter(text []byte) (Letter, error) {
@@ -306,16 +321,12 @@ func (r *run[E]) texts() (all []json.RawMessage, err error) {
 
 // letterAt returns the letter at a position of a topic, nil if there is none.
 func letterAt(r *store.Reader, space byte, topic int, at es.Position) (*Letter, error) {
-	for pair, err := range r.Scan(store.Prefix([]byte{space, byte(topic)})) {
-		if err != nil {
-			return nil, err
-		}
-		l, err := parseLetter(pair.Value)
+	for l, err := range scanLetters(r, []byte{space, byte(topic)}) {
 		if err != nil {
 			return nil, err
 		}
 		if l.Position == at {
-			return &l, nil
+			return &l.Letter, nil
 		}
 	}
 	return nil, nil
@@ -381,15 +392,11 @@ func cutStream(topic int, key string) (string, bool) {
 // first returns the first dead letters of a stream, at most n of them.
 func (g *generation) firstLetters(topic int, stream string, n int) (out []Letter, err error) {
 	err = g.db.Read(func(r *store.Reader) error {
-		for pair, err := range r.Scan(store.Prefix(letterPrefix(letterSpace, topic, stream))) {
+		for l, err := range scanLetters(r, letterPrefix(letterSpace, topic, stream)) {
 			if err != nil {
 				return err
 			}
-			l, err := parseLetter(pair.Value)
-			if err != nil {
-				return err
-			}
-			if out = append(out, l); len(out) == n {
+			if out = append(out, l.Letter); len(out) == n {
 				return nil
 			}
 		}

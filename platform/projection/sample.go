@@ -131,11 +131,7 @@ func (p *Projector) VerifySample(ctx context.Context, name string, share float64
 // discarded returns the positions of the dead letters that were discarded: what is stored is the fold without them.
 func discarded(r *store.Reader) (map[es.Position]bool, error) {
 	out := map[es.Position]bool{}
-	for pair, err := range r.Scan(store.Prefix([]byte{discardSpace})) {
-		if err != nil {
-			return nil, err
-		}
-		l, err := parseLetter(pair.Value)
+	for l, err := range scanLetters(r, []byte{discardSpace}) {
 		if err != nil {
 			return nil, err
 		}

@@ -229,11 +229,11 @@ func viewScanCommand() *cobra.Command {
 				return errAnswer.Wrap(err)
 			}
 			var page struct {
-				Rows  *[]json.RawMessage `json:"rows"`
-				Gone  []string           `json:"gone"`
-				Next  string             `json:"next"`
-				Count *int64             `json:"count"`
-				More  bool               `json:"more"`
+				Rows  []json.RawMessage `json:"rows"`
+				Gone  []string          `json:"gone"`
+				Next  string            `json:"next"`
+				Count *int64            `json:"count"`
+				More  bool              `json:"more"`
 			}
 			if err := json.Unmarshal(text, &page); err != nil {
 				return errAnswer.Wrap(err)
@@ -255,11 +255,7 @@ func viewScanCommand() *cobra.Command {
 			if page.More {
 				fmt.Fprintln(c.ErrOrStderr(), "there may be more: only so many rows were looked at")
 			}
-			var rows []json.RawMessage
-			if page.Rows != nil {
-				rows = *page.Rows
-			}
-			for _, row := range rows {
+			for _, row := range page.Rows {
 				fmt.Fprintln(c.OutOrStdout(), string(row))
 			}
 			for _, key := range page.Gone {
